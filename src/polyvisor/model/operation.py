@@ -1,0 +1,110 @@
+"""`Operation`: one asked change, durable. Opened by the engine, closed by the reconciler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from polyvisor.model.face import Face
+from polyvisor.model.faults import Busy, Fault, WrongState
+from polyvisor.model.ids import InstanceId, OperationId, ProjectId
+
+
+class Verb(StrEnum):
+    """What can be asked of an instance."""
+
+    CREATE = "create"
+    START = "start"
+    STOP = "stop"
+    RESTART = "restart"
+    RESET = "reset"
+    PAUSE = "pause"
+    RESUME = "resume"
+    DELETE = "delete"
+    ATTACH = "attach"
+    DETACH = "detach"
+
+
+class Outcome(StrEnum):
+    """Where an operation stands."""
+
+    OPEN = "open"
+    DONE = "done"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"  # a later wish took its place before it was met
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`subject` is the volume of an attach or detach. `journal` names the steps done, in order."""
+
+    id: OperationId
+    instance: InstanceId
+    project: ProjectId
+    verb: Verb
+    generation: int
+    outcome: Outcome
+    created: datetime
+    subject: str = ""
+    progress: str = ""
+    journal: tuple[str, ...] = ()
+    fault: str = ""
+    fault_kind: str = ""
+    finished: datetime | None = None
+
+
+class Answer(StrEnum):
+    """What admission says to a verb in a given face."""
+
+    GO = "go"
+    NOTHING_TO_DO = "nothing to do"
+
+
+_UP = frozenset({Face.RUNNING, Face.PAUSED})
+_GO: dict[Verb, frozenset[Face]] = {
+    Verb.CREATE: frozenset(),
+    Verb.START: frozenset({Face.STOPPED, Face.FAILED}),
+    Verb.STOP: frozenset({Face.RUNNING, Face.PAUSED, Face.STARTING, Face.STOPPING, Face.FAILED, Face.LOST}),
+    Verb.RESTART: frozenset({Face.RUNNING, Face.PAUSED}),
+    Verb.RESET: frozenset({Face.RUNNING}),
+    Verb.PAUSE: frozenset({Face.RUNNING}),
+    Verb.RESUME: frozenset({Face.PAUSED}),
+    Verb.DELETE: frozenset(Face),
+    Verb.ATTACH: frozenset({Face.RUNNING, Face.STOPPED}),
+    Verb.DETACH: frozenset({Face.RUNNING, Face.STOPPED, Face.FAILED}),
+}
+_ALREADY: dict[Verb, frozenset[Face]] = {
+    Verb.START: frozenset({Face.RUNNING, Face.STARTING}),
+    Verb.STOP: frozenset({Face.STOPPED}),
+    Verb.PAUSE: frozenset({Face.PAUSED, Face.PAUSING}),
+    Verb.RESUME: frozenset({Face.RUNNING, Face.RESUMING}),
+}
+_MOVING = frozenset(
+    {Face.CREATING, Face.STARTING, Face.PAUSING, Face.RESUMING, Face.STOPPING, Face.DELETING}
+)
+
+
+def answer(verb: Verb, face: Face) -> Answer | Fault:
+    """Whether `verb` may begin in `face`; a fault is returned, not raised, so that tests can walk the table."""
+    if verb is not Verb.DELETE and face is Face.DELETING:
+        return WrongState("the instance is being deleted")
+    if face in _GO[verb]:
+        return Answer.GO
+    if face in _ALREADY.get(verb, frozenset()):
+        return Answer.NOTHING_TO_DO
+    if face in _MOVING:
+        return Busy(f"cannot {verb} now: the instance is {face}", retry_after=1.0)
+    return WrongState(f"cannot {verb} an instance that is {face}")
+
+
+def admit(verb: Verb, face: Face) -> Answer:
+    """As `answer`, raising the fault.
+
+    :raise WrongState: the face does not allow the verb.
+    :raise Busy: it may later, when the present change is over.
+    """
+    verdict = answer(verb, face)
+    if isinstance(verdict, Fault):
+        raise verdict
+    return verdict
