@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 
 from argon2 import PasswordHasher
@@ -15,7 +13,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from polyvisor.model.faults import Unauthenticated
 from polyvisor.model.ids import KeyId, ProjectId, mint
-from polyvisor.model.principal import Action, ApiKey, Principal, User
+from polyvisor.model.principal import Action, ApiKey, Credential, Principal, User
 from polyvisor.ports.store import Store
 
 KEY_PREFIX = "pv_"
@@ -36,29 +34,6 @@ def new_key(name: str, project: ProjectId, now: datetime, *, operator: bool = Fa
 def hash_password(password: str) -> str:
     """An argon2id hash."""
     return PasswordHasher().hash(password)
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What a dialect found in a request: a key, or a name and password."""
-
-    key: str = ""
-    name: str = ""
-    password: str = ""
-
-
-def from_authorization(header: str) -> Credential | None:
-    """The credential in an `Authorization` header: Bearer or Basic."""
-    scheme, _, rest = header.strip().partition(" ")
-    if scheme.lower() == "bearer" and rest.strip():
-        return Credential(key=rest.strip())
-    if scheme.lower() == "basic":
-        try:
-            name, _, password = base64.b64decode(rest.strip(), validate=True).decode().partition(":")
-        except ValueError:
-            return None
-        return Credential(name=name, password=password)
-    return None
 
 
 class Doorkeeper:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from polyvisor.access.credentials import Credential, Doorkeeper
+from polyvisor.access.credentials import Doorkeeper
 from polyvisor.engine.events import EventsEngine
 from polyvisor.engine.hosts import HostsEngine
 from polyvisor.engine.images import ImagesEngine
@@ -17,7 +17,7 @@ from polyvisor.engine.streams import StreamsEngine
 from polyvisor.engine.volumes import VolumesEngine
 from polyvisor.engine.waits import Waits
 from polyvisor.model.network import Network
-from polyvisor.model.principal import Principal
+from polyvisor.model.principal import Credential, Principal
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store
 

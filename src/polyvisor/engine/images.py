@@ -66,9 +66,7 @@ class ImagesEngine:
         reference = parse_reference(name)
         built_in = not reference.registry and reference.short in BUILT_IN
         if not reference.registry and not built_in:
-            raise NotFound(
-                f"image: no image {name[:120]!r}, and no registry is named", field="image", subject=name
-            )
+            raise NotFound(f"image: no image {name[:120]!r}, and no registry is named", field="image", subject=name)
         owner = OPERATORS if built_in else principal.project
         found = self._pulls.get((owner, str(reference)))
         if found is None or found.task.done():

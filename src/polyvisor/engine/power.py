@@ -37,9 +37,7 @@ class PowerEngine:
         """Power on. :raise WrongState, Busy:"""
         return await self._ask(principal, key, Verb.START)
 
-    async def stop(
-        self, principal: Principal, key: str, *, force: bool = False, grace: Seconds | None = None
-    ) -> Asked:
+    async def stop(self, principal: Principal, key: str, *, force: bool = False, grace: Seconds | None = None) -> Asked:
         """Power off: ask the guest, and after `grace` seconds (the spec's by default) do not ask. `force`: at once."""
         if grace is not None and not 0 <= grace <= 3600:
             raise Invalid("grace: must be between 0 and 3600 seconds", field="grace")

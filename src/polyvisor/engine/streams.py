@@ -16,6 +16,8 @@ from polyvisor.model.principal import Action, Principal
 from polyvisor.ports.guest import Guest, Process
 from polyvisor.ports.host import Host
 
+__all__ = ["Process", "StreamsEngine"]  # dialects know a process by this module
+
 READY_LIMIT = 120.0  # how long a command may wait for a guest that is still coming up
 
 
@@ -92,6 +94,4 @@ def _decided(instance: Instance) -> bool:
 
 
 def _over(instance: Instance) -> bool:
-    return (
-        face(instance) in (Face.STOPPED, Face.FAILED, Face.DELETING) and instance.observed.restart_at is None
-    )
+    return face(instance) in (Face.STOPPED, Face.FAILED, Face.DELETING) and instance.observed.restart_at is None

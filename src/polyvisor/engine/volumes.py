@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from polyvisor.access.grants import permit, require, scope
@@ -27,9 +28,7 @@ from polyvisor.ports.store import Store, Unit
 class VolumesEngine:
     """Create, read, resize, delete, attach, detach."""
 
-    def __init__(
-        self, store: Store, host: Host, clock: Callable[[], datetime], instances: InstancesEngine
-    ) -> None:
+    def __init__(self, store: Store, host: Host, clock: Callable[[], datetime], instances: InstancesEngine) -> None:
         self._store = store
         self._host = host
         self._clock = clock
@@ -98,15 +97,11 @@ class VolumesEngine:
         async with self._store.write() as unit:
             volume = await self.find(unit, principal, key, Action.OPERATE)
             if size < volume.size:
-                raise Invalid(
-                    f"size: the volume has {volume.size} bytes and cannot be made smaller", field="size"
-                )
+                raise Invalid(f"size: the volume has {volume.size} bytes and cannot be made smaller", field="size")
             project = await unit.identities.project(volume.project)
             check_quota(project, await unit.instances.usage(volume.project), disk=size - volume.size)
             await unit.volumes.save(volume.id, volume.state, size)
-        grown = Volume(
-            volume.id, volume.project, volume.name, size, volume.state, volume.host, volume.created
-        )
+        grown = Volume(volume.id, volume.project, volume.name, size, volume.state, volume.host, volume.created)
         holder = volume.attached[0] if volume.attached else None
         try:
             await self._host.resize_volume(_disk(grown), holder)
@@ -121,9 +116,7 @@ class VolumesEngine:
         async with self._store.write() as unit:
             volume = await self.find(unit, principal, key, Action.DELETE)
             if volume.attached:
-                raise Busy(
-                    f"volume {volume.name} is attached to an instance", field="volume", subject=volume.id
-                )
+                raise Busy(f"volume {volume.name} is attached to an instance", field="volume", subject=volume.id)
             await unit.volumes.save(volume.id, VolumeState.DELETING, volume.size)
         await self._host.remove_volume(volume.id)
         async with self._store.write() as unit:
@@ -139,6 +132,17 @@ class VolumesEngine:
             raise Busy(f"volume {volume.name} is {volume.state}", field="volume", subject=volume.id)
         check_mount_path(path)
         return Mount(volume.id, volume.name, path, read_only, MountState.ATTACHING)
+
+    async def resolve(self, principal: Principal, asked: Sequence[Mount]) -> tuple[Mount, ...]:
+        """The mounts of a create, whose volumes are still named as the caller did. :raise Invalid, NotFound, Busy:"""
+        if not asked:
+            return ()
+        async with self._store.read() as unit:
+            found = [await self.claim(unit, principal, m.volume, m.path, m.read_only) for m in asked]
+        paths = [m.path for m in found if m.path]
+        if len({m.volume for m in found}) != len(found) or len(set(paths)) != len(paths):
+            raise Invalid("volumes: a volume or a path is given twice", field="volumes")
+        return tuple(replace(m, state=MountState.ATTACHED) for m in found)
 
     async def attach(
         self, principal: Principal, key: str, volume: str, *, path: str = "", read_only: bool = False
@@ -183,9 +187,7 @@ class VolumesEngine:
 def check_mount_path(path: str) -> None:
     """:raise Invalid: it is neither empty nor an absolute path without `..`."""
     parts = path.split("/")
-    if path and (
-        not path.startswith("/") or ".." in parts or "\0" in path or path == "/" or len(path) > 4096
-    ):
+    if path and (not path.startswith("/") or ".." in parts or "\0" in path or path == "/" or len(path) > 4096):
         raise Invalid("path: must be an absolute path below /", field="path")
 
 

@@ -18,9 +18,7 @@ class Waits:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def until(
-        self, id: InstanceId, wanted: Callable[[Instance], bool], limit: float | None
-    ) -> Instance | None:
+    async def until(self, id: InstanceId, wanted: Callable[[Instance], bool], limit: float | None) -> Instance | None:
         """The instance once `wanted` is true of it; None when it was deleted meanwhile.
 
         :raise TimedOut: not within `limit` seconds (None: no limit).

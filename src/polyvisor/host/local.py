@@ -260,9 +260,7 @@ class LocalHost:
         """See Host."""
         await self._vm(id).type(data)
 
-    def journal(
-        self, id: InstanceId, follow: bool, running: Callable[[], bool]
-    ) -> AsyncIterator[JournalRecord]:
+    def journal(self, id: InstanceId, follow: bool, running: Callable[[], bool]) -> AsyncIterator[JournalRecord]:
         """See Host."""
         return follow_journal(self._paths.instance(id) / JOURNAL, running if follow else lambda: False)
 

@@ -53,9 +53,7 @@ _MOVING = {
 
 def face(instance: Instance) -> Face:
     """What to say of this instance now."""
-    return face_of(
-        instance.intent.power, instance.observed.phase, instance.settled, deleted=instance.intent.deleted
-    )
+    return face_of(instance.intent.power, instance.observed.phase, instance.settled, deleted=instance.intent.deleted)
 
 
 def face_of(power: Power, phase: Phase, settled: bool, *, deleted: bool = False) -> Face:

@@ -65,3 +65,12 @@ class User:
     project: ProjectId
     operator: bool
     created: datetime
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credential:
+    """What a dialect found in a request: a key, or a name and password. Never shown, not even by `repr`."""
+
+    key: str = ""
+    name: str = ""
+    password: str = ""

@@ -108,9 +108,7 @@ class Operations(Protocol):
     async def save(self, operation: Operation) -> None:
         """Write outcome, journal, progress and fault (reconciler only)."""
 
-    async def page(
-        self, project: ProjectId | None, instance: InstanceId | None, limit: int
-    ) -> Sequence[Operation]:
+    async def page(self, project: ProjectId | None, instance: InstanceId | None, limit: int) -> Sequence[Operation]:
         """The latest ones."""
 
     async def prune(self, before: datetime) -> int:

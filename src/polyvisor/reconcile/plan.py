@@ -144,9 +144,7 @@ def _delete(instance: Instance, operation: Operation | None, seen: Observation) 
 
 
 def _live_change(instance: Instance, operation: Operation, seen: Observation, now: datetime) -> Next:
-    step = {Verb.ATTACH: StepName.ATTACH, Verb.DETACH: StepName.DETACH, Verb.RESET: StepName.RESET}[
-        operation.verb
-    ]
+    step = {Verb.ATTACH: StepName.ATTACH, Verb.DETACH: StepName.DETACH, Verb.RESET: StepName.RESET}[operation.verb]
     if seen.sight is Sight.RUNNING and f"{step}.done" not in operation.journal:
         return Act(step)
     steady = _maintain(instance, seen, now)

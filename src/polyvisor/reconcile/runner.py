@@ -60,18 +60,14 @@ class Runner:
             self.hook("after", name)
         except Exception as error:
             fault = error if isinstance(error, Fault) else Internal(private=repr(error))
-            log.warning(
-                "%s: %s failed: %s %s", instance.id, name, fault.public, fault.private, exc_info=error
-            )
+            log.warning("%s: %s failed: %s %s", instance.id, name, fault.public, fault.private, exc_info=error)
             await self._failed(instance, operation, name, fault)
             return
         if operation is not None and name in (StepName.ATTACH, StepName.DETACH, StepName.RESET):
             async with self._store.write() as unit:
                 await unit.operations.save(replace(operation, journal=(*operation.journal, f"{name}.done")))
 
-    async def _failed(
-        self, instance: Instance, operation: Operation | None, name: StepName, fault: Fault
-    ) -> None:
+    async def _failed(self, instance: Instance, operation: Operation | None, name: StepName, fault: Fault) -> None:
         if operation is not None and operation.verb is Verb.DELETE:
             await asyncio.sleep(0.5)  # a delete only goes forward: the same step is tried again
             return
@@ -85,9 +81,7 @@ class Runner:
             except Exception as error:
                 log.exception("%s: undo of %s failed: %r", instance.id, step.name, error)
         seen = await self._host.look(work.blueprint)
-        phase = {Sight.RUNNING: Phase.RUNNING, Sight.PAUSED: Phase.PAUSED, Sight.DEAF: Phase.LOST}.get(
-            seen.sight
-        )
+        phase = {Sight.RUNNING: Phase.RUNNING, Sight.PAUSED: Phase.PAUSED, Sight.DEAF: Phase.LOST}.get(seen.sight)
         live = operation is not None and operation.verb in (Verb.ATTACH, Verb.DETACH, Verb.RESET)
         was = instance.observed
         observed = replace(
@@ -159,9 +153,7 @@ class Runner:
         now = self._clock()
         async with self._store.write() as unit:
             if operation is not None:
-                await unit.operations.save(
-                    replace(operation, outcome=Outcome.DONE, finished=now, progress="")
-                )
+                await unit.operations.save(replace(operation, outcome=Outcome.DONE, finished=now, progress=""))
             await unit.instances.forget(instance.id)
             await unit.events.append(
                 Event("instance.deleted", instance.project, instance.id, now, {"name": instance.name})

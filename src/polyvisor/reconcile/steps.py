@@ -82,9 +82,7 @@ _ALL = (
     Step(StepName.LAUNCH, lambda w: w.host.launch(w.blueprint), lambda w: w.host.kill(w.blueprint.id)),
     Step(StepName.RELAUNCH, _relaunch, _kill_and_unplug),
     Step(StepName.PRESS, lambda w: w.host.press(w.blueprint.id)),  # a pressed button cannot be unpressed
-    Step(
-        StepName.KILL, lambda w: w.host.kill(w.blueprint.id)
-    ),  # what is dead stays dead; a start is a new wish
+    Step(StepName.KILL, lambda w: w.host.kill(w.blueprint.id)),  # what is dead stays dead; a start is a new wish
     Step(StepName.REAP, _kill_and_unplug),  # what ended by itself is cleared away
     Step(StepName.UNPLUG, lambda w: w.host.unplug(w.blueprint)),  # plugged anew by the next start
     Step(StepName.REMOVE_DISKS, lambda w: w.host.remove_disks(w.blueprint.id)),  # a delete only goes forward
@@ -96,9 +94,7 @@ _ALL = (
         lambda w: w.host.attach(w.blueprint, _disk(w)),
         lambda w: w.host.detach(w.blueprint.id, _disk(w)),
     ),
-    Step(
-        StepName.DETACH, lambda w: w.host.detach(w.blueprint.id, _disk(w))
-    ),  # its failure leaves the disk attached
+    Step(StepName.DETACH, lambda w: w.host.detach(w.blueprint.id, _disk(w))),  # its failure leaves the disk attached
 )
 
 STEPS: dict[StepName, Step] = {step.name: step for step in _ALL}

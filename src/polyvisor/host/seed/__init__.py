@@ -56,9 +56,7 @@ def meta_data(blueprint: Blueprint) -> str:
 
 def vendor_data(blueprint: Blueprint) -> str:
     """What we add: the agent, and the user that was asked for; the owner's own data has precedence."""
-    config: dict[str, object] = {
-        "bootcmd": [["cloud-init-per", "once", "polyvisor-agent", "sh", "-c", _AGENT_SETUP]]
-    }
+    config: dict[str, object] = {"bootcmd": [["cloud-init-per", "once", "polyvisor-agent", "sh", "-c", _AGENT_SETUP]]}
     wanted = blueprint.spec.cloud_init
     if wanted.user:
         entry: dict[str, object] = {
@@ -84,7 +82,5 @@ async def write_seed(target: Path, blueprint: Blueprint, agent: Path) -> None:
         (folder / "agent.service").write_text(_UNIT)
         shutil.copyfile(agent, folder / "agent")
         part = target.with_suffix(".part")
-        await run(
-            ["xorrisofs", "-quiet", "-V", "cidata", "-J", "-R", "-o", str(part), str(folder)], timeout=30
-        )
+        await run(["xorrisofs", "-quiet", "-V", "cidata", "-J", "-R", "-o", str(part), str(folder)], timeout=30)
         part.rename(target)

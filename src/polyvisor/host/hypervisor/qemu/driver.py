@@ -193,8 +193,6 @@ class _Handles:
 
     def log(self, machine: Machine) -> int:
         """Where the process's own words go."""
-        fd = os.open(
-            machine.directory / VMM_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        fd = os.open(machine.directory / VMM_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._fds.append(fd)
         return fd

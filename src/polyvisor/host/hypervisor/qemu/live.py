@@ -41,9 +41,7 @@ _FDSET_BASE = 1000  # fd sets of hot-plugged disks: slot number above this
 class QemuVm:
     """A LiveVm."""
 
-    def __init__(
-        self, directory: Path, shape: Shape, record: RunRecord, process: Process, qmp: Qmp | None
-    ) -> None:
+    def __init__(self, directory: Path, shape: Shape, record: RunRecord, process: Process, qmp: Qmp | None) -> None:
         self.record = record
         self._directory = directory
         self._shape = shape
@@ -157,9 +155,7 @@ class QemuVm:
             while serial in await self._plugged():
                 if clock() > end:
                     raise TimedOut("the guest does not let go of the disk")
-                if (
-                    clock() >= again
-                ):  # the request is lost when the guest is still booting: ask anew, not too often
+                if clock() >= again:  # the request is lost when the guest is still booting: ask anew, not too often
                     with contextlib.suppress(Internal):
                         await self._ask("device_del", COMMAND_LIMIT, id=f"hp{slot}-{serial}")
                     again = clock() + 8.0

@@ -72,6 +72,4 @@ async def find_accelerator(binary: str) -> Accelerator:
         refused = "/dev/kvm opens, but a guest does not run on it"
     if await runs_guest_code(binary, "tcg,thread=multi", "max", 20.0):
         return Accelerator("tcg", "max", refused)
-    raise Unsupported(
-        "this host cannot run guest code at all", private=f"kvm: {refused}; tcg: no exit either"
-    )
+    raise Unsupported("this host cannot run guest code at all", private=f"kvm: {refused}; tcg: no exit either")

@@ -115,6 +115,4 @@ async def start(argv: Sequence[str], *, fds: Sequence[int], log: int, uid: int |
 
 def record_of(pid: int, uuid: str, *, binary: str, version: str, accelerator: str) -> RunRecord:
     """The proof of a process that was just started."""
-    return RunRecord(
-        1, boot_id(), pid, start_ticks(pid) or 0, uuid, binary, version, accelerator, time.time()
-    )
+    return RunRecord(1, boot_id(), pid, start_ticks(pid) or 0, uuid, binary, version, accelerator, time.time())

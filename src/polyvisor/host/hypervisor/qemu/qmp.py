@@ -22,9 +22,7 @@ from polyvisor.model.faults import Internal, TimedOut, Unavailable, Unsupported
 QUERY_LIMIT = 3.0
 COMMAND_LIMIT = 20.0
 
-logging.getLogger("qemu.qmp").setLevel(
-    logging.CRITICAL
-)  # a vanished QEMU is ordinary here, we say it our way
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # a vanished QEMU is ordinary here, we say it our way
 
 
 def connect_unix(path: Path) -> socket.socket:

@@ -1,0 +1,199 @@
+"""Instances over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from pydantic import TypeAdapter
+from starlette.responses import Response
+
+from polyvisor.dialects.native.auth import Caller, Core
+from polyvisor.dialects.native.states import FACES
+from polyvisor.dialects.native.translate import create_of, instance_to, mounts_of, operation_to
+from polyvisor.engine.instances import Asked, InstancesEngine, Until
+from polyvisor.model.face import Face, face
+from polyvisor.model.faults import Invalid
+from polyvisor.model.instance import Instance
+from polyvisor.model.units import Seconds, parse_duration
+from polyvisor.wire import native as wire
+
+router = APIRouter(prefix="/instances", tags=["instances"])
+Wait = Annotated[wire.Until, Query(description="Answer when it is accepted, launched, or ready.")]
+Limit = Annotated[float, Query(gt=0, le=3600, description="Seconds to wait at most; the work goes on.")]
+_PAGE = TypeAdapter(wire.InstancePage)
+_DEFAULT_WAIT = 120.0
+
+
+async def _answer(engine: InstancesEngine, asked: Asked, until: str, limit: float) -> wire.Instance:
+    return instance_to(await engine.settle(asked, Until(until), limit))
+
+
+@router.post("", status_code=201, response_model=wire.Instance)
+async def create(
+    body: wire.CreateInstance,
+    caller: Caller,
+    core: Core,
+    wait: Wait = "accepted",
+    timeout: Limit = _DEFAULT_WAIT,
+    idempotency_key: Annotated[str, Header(max_length=200)] = "",
+) -> wire.Instance:
+    """Create an instance, and start it unless `power` is `off`. With an `Idempotency-Key`, a repeat makes no second."""
+    wanted = create_of(body, await core.volumes.resolve(caller, mounts_of(body)))
+    asked = await core.instances.create(caller, wanted, idempotency_key)
+    return await _answer(core.instances, asked, wait, timeout)
+
+
+@router.get("", response_model=wire.InstancePage)
+async def list_instances(
+    caller: Caller,
+    core: Core,
+    cursor: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    label: Annotated[list[str] | None, Query(description="`key=value`, all must match")] = None,
+) -> Response:
+    """A page of instances, oldest first."""
+    pairs = [tuple(text.split("=", 1)) for text in label or []]
+    if any(len(pair) != 2 for pair in pairs):
+        raise Invalid("label: must be key=value", field="label")
+    page = await core.instances.list(caller, cursor, limit, [(k, v) for k, v in pairs])
+    body = wire.InstancePage.model_construct(items=[instance_to(i) for i in page.items], next=page.next)
+    return Response(_PAGE.dump_json(body), media_type="application/json")
+
+
+@router.get("/{key}", response_model=wire.Instance)
+async def get(key: str, caller: Caller, core: Core) -> wire.Instance:
+    """One instance, by id or name."""
+    return instance_to(await core.instances.get(caller, key))
+
+
+@router.patch("/{key}", response_model=wire.Instance)
+async def update(key: str, body: wire.UpdateInstance, caller: Caller, core: Core) -> wire.Instance:
+    """Name, labels, lifetime."""
+    lifetime: Seconds | None = None if body.lifetime is None else parse_duration(body.lifetime, "lifetime")
+    return instance_to(await core.instances.update(caller, key, name=body.name, labels=body.labels, lifetime=lifetime))
+
+
+@router.delete("/{key}", status_code=202, response_model=wire.Instance)
+async def delete(
+    key: str, caller: Caller, core: Core, force: bool = False, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
+) -> wire.Instance:
+    """Delete it and its disk; volumes stay. One that runs is refused without `force`."""
+    asked = await core.power.delete(caller, key, force=force)
+    return await _answer(core.instances, asked, wait, timeout)
+
+
+@router.post("/{key}/start", response_model=wire.Instance)
+async def start(
+    key: str, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
+) -> wire.Instance:
+    """Power on."""
+    return await _answer(core.instances, await core.power.start(caller, key), wait, timeout)
+
+
+@router.post("/{key}/stop", response_model=wire.Instance)
+async def stop(
+    key: str,
+    caller: Caller,
+    core: Core,
+    body: wire.StopInstance | None = None,
+    wait: Wait = "accepted",
+    timeout: Limit = _DEFAULT_WAIT,
+) -> wire.Instance:
+    """Power off: the guest is asked first."""
+    how = body or wire.StopInstance()
+    grace = None if how.grace is None else parse_duration(how.grace, "grace")
+    asked = await core.power.stop(caller, key, force=how.force, grace=grace)
+    return await _answer(core.instances, asked, wait, timeout)
+
+
+@router.post("/{key}/restart", response_model=wire.Instance)
+async def restart(
+    key: str,
+    caller: Caller,
+    core: Core,
+    body: wire.RestartInstance | None = None,
+    wait: Wait = "accepted",
+    timeout: Limit = _DEFAULT_WAIT,
+) -> wire.Instance:
+    """Stop, then start."""
+    asked = await core.power.restart(caller, key, force=bool(body and body.force))
+    return await _answer(core.instances, asked, wait, timeout)
+
+
+@router.post("/{key}/reset", response_model=wire.Instance)
+async def reset(
+    key: str, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
+) -> wire.Instance:
+    """The reset button."""
+    return await _answer(core.instances, await core.power.reset(caller, key), wait, timeout)
+
+
+@router.post("/{key}/pause", response_model=wire.Instance)
+async def pause(
+    key: str, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
+) -> wire.Instance:
+    """Stop the vCPUs."""
+    return await _answer(core.instances, await core.power.pause(caller, key), wait, timeout)
+
+
+@router.post("/{key}/resume", response_model=wire.Instance)
+async def resume(
+    key: str, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
+) -> wire.Instance:
+    """Let the vCPUs go on."""
+    return await _answer(core.instances, await core.power.resume(caller, key), wait, timeout)
+
+
+@router.get("/{key}/wait", response_model=wire.Instance)
+async def wait_for(
+    key: str,
+    caller: Caller,
+    core: Core,
+    state: Annotated[list[str] | None, Query(description="any of these; `ready` and `ended` too")] = None,
+    timeout: Limit = _DEFAULT_WAIT,
+) -> wire.Instance:
+    """Wait for a state. Answers at once when it is there already; 408 when not in time; 404 once it is deleted."""
+    wanted = frozenset(state or ["ended"])
+    if unknown := wanted - FACES.keys() - {"ready", "ended"}:
+        raise Invalid(f"state: {sorted(unknown)[0]!r} is not a state", field="state")
+    found = await core.instances.wait(caller, key, lambda i: _is_in(i, wanted), timeout)
+    return instance_to(found if found is not None else await core.instances.get(caller, key))
+
+
+def _is_in(instance: Instance, wanted: frozenset[str]) -> bool:
+    now = face(instance)
+    if "ended" in wanted and now in (Face.STOPPED, Face.FAILED) and instance.observed.restart_at is None:
+        return True
+    return now.value in wanted or ("ready" in wanted and instance.observed.ready)
+
+
+@router.put("/{key}/volumes", response_model=wire.Instance)
+async def attach(
+    key: str,
+    body: wire.AttachVolume,
+    caller: Caller,
+    core: Core,
+    wait: Wait = "launched",
+    timeout: Limit = _DEFAULT_WAIT,
+) -> wire.Instance:
+    """Attach a volume: at once when it runs, at its next start when it does not."""
+    asked = await core.volumes.attach(caller, key, body.volume, path=body.path, read_only=body.read_only)
+    return await _answer(core.instances, asked, wait, timeout)
+
+
+@router.delete("/{key}/volumes/{volume}", response_model=wire.Instance)
+async def detach(
+    key: str, volume: str, caller: Caller, core: Core, wait: Wait = "launched", timeout: Limit = _DEFAULT_WAIT
+) -> wire.Instance:
+    """Unmount and unplug a volume. It stays as it is."""
+    return await _answer(core.instances, await core.volumes.detach(caller, key, volume), wait, timeout)
+
+
+@router.get("/{key}/operations", response_model=wire.OperationList)
+async def operations(
+    key: str, caller: Caller, core: Core, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> wire.OperationList:
+    """What was asked of it, newest first."""
+    found = await core.instances.operations(caller, key, limit)
+    return wire.OperationList(items=[operation_to(o) for o in found])

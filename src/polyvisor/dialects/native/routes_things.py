@@ -1,0 +1,132 @@
+"""Volumes, images, hosts, operations and the caller, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from polyvisor import __version__
+from polyvisor.dialects.native.auth import Caller, Core
+from polyvisor.dialects.native.translate import error_to, host_to, image_to, operation_to, volume_to
+from polyvisor.engine.images import Pull
+from polyvisor.model.faults import Fault, Internal
+from polyvisor.model.units import GIB, parse_size
+from polyvisor.wire import native as wire
+
+router = APIRouter()
+_UPLOAD_LIMIT = 64 * GIB
+_TELL_EVERY = 0.5
+PageSize = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.post("/volumes", status_code=201, tags=["volumes"])
+async def create_volume(body: wire.CreateVolume, caller: Caller, core: Core) -> wire.Volume:
+    """Create a volume with an empty ext4 file system."""
+    return volume_to(await core.volumes.create(caller, body.name, parse_size(body.size, "size")))
+
+
+@router.get("/volumes", tags=["volumes"])
+async def list_volumes(caller: Caller, core: Core, cursor: str | None = None, limit: PageSize = 100) -> wire.VolumePage:
+    """A page of volumes, oldest first."""
+    page = await core.volumes.list(caller, cursor, limit)
+    return wire.VolumePage(items=[volume_to(v) for v in page.items], next=page.next)
+
+
+@router.get("/volumes/{key}", tags=["volumes"])
+async def get_volume(key: str, caller: Caller, core: Core) -> wire.Volume:
+    """One volume, by id or name."""
+    return volume_to(await core.volumes.get(caller, key))
+
+
+@router.patch("/volumes/{key}", tags=["volumes"])
+async def resize_volume(key: str, body: wire.ResizeVolume, caller: Caller, core: Core) -> wire.Volume:
+    """Grow a volume; a running holder sees the new size at once."""
+    return volume_to(await core.volumes.resize(caller, key, parse_size(body.size, "size")))
+
+
+@router.delete("/volumes/{key}", status_code=204, tags=["volumes"])
+async def delete_volume(key: str, caller: Caller, core: Core) -> Response:
+    """Delete a volume. Refused while it is attached."""
+    await core.volumes.delete(caller, key)
+    return Response(status_code=204)
+
+
+@router.get("/images", tags=["images"])
+async def list_images(caller: Caller, core: Core) -> wire.ImageList:
+    """Images the caller may use."""
+    return wire.ImageList(items=[image_to(i) for i in await core.images.list(caller)])
+
+
+@router.post("/images/pull", tags=["images"], response_class=StreamingResponse)
+async def pull_image(body: wire.PullImage, caller: Caller, core: Core) -> StreamingResponse:
+    """Fetch an image. The answer is NDJSON: `PullProgress` lines, the last with the image or the error."""
+    pull = await core.images.pull(caller, body.name)
+    return StreamingResponse(_progress(pull), media_type="application/x-ndjson")
+
+
+async def _progress(pull: Pull) -> AsyncIterator[bytes]:
+    told: tuple[str, float | None] | None = None
+    while not pull.task.done():
+        if told != (pull.text, pull.fraction):
+            told = (pull.text, pull.fraction)
+            yield _line(wire.PullProgress(text=pull.text, fraction=pull.fraction))
+        await asyncio.wait({pull.task}, timeout=_TELL_EVERY)
+    error = pull.task.exception()
+    if error is None:
+        yield _line(wire.PullProgress(image=image_to(pull.task.result())))
+    else:
+        fault = error if isinstance(error, Fault) else Internal()
+        yield _line(wire.PullProgress(error=error_to(fault.kind, fault.public)))
+
+
+def _line(progress: wire.PullProgress) -> bytes:
+    return progress.model_dump_json(exclude_none=True).encode() + b"\n"
+
+
+@router.put("/images", status_code=201, tags=["images"])
+async def import_image(request: Request, name: str, caller: Caller, core: Core) -> wire.Image:
+    """Import the request's body under `name`: a `docker save` tar, an OCI layout tar, a qcow2 or raw disk."""
+    return image_to(await core.images.take(caller, name, request.stream(), _UPLOAD_LIMIT))
+
+
+@router.get("/images/{name:path}", tags=["images"])
+async def get_image(name: str, caller: Caller, core: Core) -> wire.Image:
+    """One image, by name or digest."""
+    return image_to(await core.images.get(caller, name))
+
+
+@router.delete("/images/{name:path}", status_code=204, tags=["images"])
+async def delete_image(name: str, caller: Caller, core: Core) -> Response:
+    """Delete an image. Refused while instances are made from it."""
+    await core.images.delete(caller, name)
+    return Response(status_code=204)
+
+
+@router.get("/operations/{id}", tags=["operations"])
+async def get_operation(id: str, caller: Caller, core: Core) -> wire.Operation:
+    """One operation."""
+    return operation_to(await core.instances.operation(caller, id))
+
+
+@router.get("/operations", tags=["operations"])
+async def list_operations(caller: Caller, core: Core, limit: PageSize = 100) -> wire.OperationList:
+    """The latest operations, newest first."""
+    return wire.OperationList(items=[operation_to(o) for o in await core.instances.operations(caller, None, limit)])
+
+
+@router.get("/hosts", tags=["hosts"])
+async def list_hosts(caller: Caller, core: Core) -> wire.HostList:
+    """The hosts and what they can do."""
+    return wire.HostList(items=[host_to(h) for h in await core.hosts.list(caller)])
+
+
+@router.get("/about", tags=["hosts"])
+async def about(caller: Caller) -> wire.About:
+    """Who answers, and who asked."""
+    return wire.About(
+        name="polyvisor", version=__version__, project=caller.project, principal=caller.name, operator=caller.operator
+    )

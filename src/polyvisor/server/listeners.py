@@ -1,0 +1,87 @@
+"""Listening: one application on two sockets, plain and TLS, told apart by nothing but the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from polyvisor.model.faults import Busy, Invalid
+
+
+def bind(address: str, setting: str) -> socket.socket:
+    """A bound socket for HOST:PORT. :raise Invalid: malformed. :raise Busy: taken."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise Invalid(f"{setting}: {address!r} is not HOST:PORT", field=setting)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, int(port)))
+    except OSError as error:
+        sock.close()
+        raise Busy(f"{setting}: cannot listen on {address}: {error.strerror}", field=setting) from error
+    sock.setblocking(False)
+    return sock
+
+
+def url_of(sock: socket.socket, scheme: str) -> str:
+    """The address a client uses."""
+    host, port = sock.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: two of them share one process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(app: ASGIApp, **more: str) -> _Server:
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", http="httptools", ws="websockets-sansio",
+        timeout_graceful_shutdown=3, timeout_keep_alive=75, ws_max_size=4 * 1024 * 1024, server_header=False, **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return _Server(config)
+
+
+async def serve(
+    app: ASGIApp, plain: socket.socket, tls: socket.socket, certificate: tuple[Path, Path], ready: asyncio.Event
+) -> None:
+    """Answer on both sockets until SIGTERM or SIGINT; `ready` is set once both accept."""
+    cert, key = certificate
+    servers = [
+        (_server(app), plain),
+        (_server(app, ssl_certfile=str(cert), ssl_keyfile=str(key)), tls),
+    ]
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for server, _ in servers:
+            server.should_exit = True
+
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stop)
+    tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in servers]
+    try:
+        while not all(server.started for server, _ in servers):
+            if any(task.done() for task in tasks):
+                break
+            await asyncio.sleep(0.005)
+        ready.set()
+        await asyncio.gather(*tasks)
+    finally:
+        stop()
+        with contextlib.suppress(Exception):
+            await asyncio.gather(*tasks)

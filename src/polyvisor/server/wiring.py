@@ -1,0 +1,116 @@
+"""From settings to a running engine: every object is made here, in the order in which they need each other."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from polyvisor.engine import Engine
+from polyvisor.engine.keeper import SYSTEM
+from polyvisor.host.boot import BootFiles
+from polyvisor.host.hypervisor.fake.host import make_fake_host
+from polyvisor.host.hypervisor.qemu.driver import open_qemu
+from polyvisor.host.images import ImageStore
+from polyvisor.host.local import LocalHost
+from polyvisor.host.network.bridge import BridgeNetwork
+from polyvisor.host.network.user import UserNetwork
+from polyvisor.host.paths import Paths
+from polyvisor.host.storage import FileStorage
+from polyvisor.model.faults import Busy
+from polyvisor.model.ids import HostId
+from polyvisor.model.network import NetworkMode
+from polyvisor.model.units import parse_size
+from polyvisor.ports.host import Host
+from polyvisor.ports.network import NetworkDriver
+from polyvisor.ports.store import Store
+from polyvisor.reconcile.loop import Reconciler
+from polyvisor.server.bootstrap import ensure_operator
+from polyvisor.server.config import Config
+from polyvisor.store import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What `serve` needs of the whole, and what tests want to reach into."""
+
+    config: Config
+    store: Store
+    host: Host
+    engine: Engine
+    reconciler: Reconciler
+    facts: dict[str, Any]
+
+
+def utc_now() -> datetime:
+    """The clock."""
+    return datetime.now(UTC)
+
+
+async def make_host(config: Config, id: HostId) -> Host:
+    """This machine as a host. :raise Unsupported: it cannot run guests, or not in that network mode."""
+    paths = Paths(config.data)
+    paths.make()
+    if config.host.hypervisor == "fake":
+        return make_fake_host(id, paths)
+    network: NetworkDriver = UserNetwork()
+    if config.network.mode == NetworkMode.BRIDGE:
+        network = BridgeNetwork(paths, config.default_network(), config.network.bridge)
+    images = ImageStore(
+        paths.images,
+        default_registry=config.images.registry,
+        max_virtual_size=parse_size(config.images.largest, "images.largest"),
+    )
+    boot = BootFiles(paths.boot, kernel=config.host.kernel, modules=config.host.modules)
+    return LocalHost(id, paths, await open_qemu(), FileStorage(paths), network, images, boot)
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Parts]:
+    """The whole, from the first look at the machines until everything is let go. Machines run on."""
+    config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = _lock(config.data)
+    store = await open_store(config.store_url)
+    try:
+        facts = await ensure_operator(store, config.data, utc_now)
+        host = await make_host(config, await store.host_id())
+        uploads = config.data / "uploads"
+        uploads.mkdir(mode=0o700, exist_ok=True)
+        for left in uploads.iterdir():
+            left.unlink()
+        engine = Engine(store, host, config.default_network(), utc_now, uploads)
+        reconciler = Reconciler(store, host, utc_now)
+        await reconciler.start()
+        keeper: asyncio.Task[None] | None = None
+        try:
+            await engine.volumes.recover()
+            await engine.power.autostart(SYSTEM)
+            keeper = asyncio.create_task(engine.keeper.run(), name="keeper")
+            yield Parts(config, store, host, engine, reconciler, facts)
+        finally:
+            if keeper is not None:
+                keeper.cancel()
+                await asyncio.gather(keeper, return_exceptions=True)
+            await reconciler.close()
+            async with store.read() as unit:
+                idle = not await unit.instances.all()
+            await host.close(idle=idle)
+    finally:
+        await store.close()
+        lock.close()
+
+
+def _lock(data: Path) -> TextIO:
+    """One server per data directory. :raise Busy: another one runs on it."""
+    handle = (data / "lock").open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise Busy(f"another polyvisor server uses {data}") from error
+    return handle
