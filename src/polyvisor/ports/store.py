@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -23,7 +24,8 @@ from polyvisor.model.units import Bytes
 from polyvisor.model.volume import Volume, VolumeState
 
 
-class Usage(Protocol):
+@dataclass(frozen=True, slots=True)
+class Usage:
     """What a project, or all of them, hold now."""
 
     instances: int
