@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_LONG = 16 * 1024  # a longer text is not kept: 4,096 of the longest specs would be a gigabyte
+_LONG = 8 * 1024  # a longer text is not kept: thousands of the longest specs would be a gigabyte
 
 
 class Codec(Generic[T]):
@@ -56,10 +56,10 @@ class Codec(Generic[T]):
         return self._kept(text) if len(text) <= _LONG else self._plain(text)
 
 
-spec = Codec(Spec, remember=4096)
-intent = Codec(Intent, remember=4096)
-observed = Codec(Observed, remember=4096)
-address = Codec(Address, remember=4096)
+spec = Codec(Spec, remember=8192)
+intent = Codec(Intent, remember=8192)
+observed = Codec(Observed, remember=8192)
+address = Codec(Address, remember=8192)
 words: Codec[tuple[str, ...]] = Codec(tuple[str, ...])
 texts: Codec[Mapping[str, str]] = Codec(dict[str, str])
 
