@@ -47,7 +47,11 @@ class Instances(Protocol):
         """:raise NotFound:"""
 
     async def page(
-        self, project: ProjectId | None, cursor: str | None, limit: int, labels: Sequence[tuple[str, str]] = ()
+        self,
+        project: ProjectId | None,
+        cursor: str | None,
+        limit: int,
+        labels: Sequence[tuple[str, str]] = (),
     ) -> Page[Instance]:
         """Oldest first. `project` None: all. :raise Invalid: a cursor that is not ours."""
 
@@ -100,7 +104,9 @@ class Operations(Protocol):
     async def save(self, operation: Operation) -> None:
         """Write outcome, journal, progress and fault (reconciler only)."""
 
-    async def page(self, project: ProjectId | None, instance: InstanceId | None, limit: int) -> Sequence[Operation]:
+    async def page(
+        self, project: ProjectId | None, instance: InstanceId | None, limit: int
+    ) -> Sequence[Operation]:
         """The latest ones."""
 
     async def prune(self, before: datetime) -> int:

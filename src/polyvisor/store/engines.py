@@ -33,6 +33,11 @@ WAIT = 10  # seconds a writer waits for one of another process before it gives u
 _LOCK = 0x706F6C79  # "poly": the one key of our advisory locks
 _WAL_LIMIT = 64 * 1024**2  # bytes the log may keep on disk once it has been moved to the database
 
+_POSTGRES = {
+    "timeout": WAIT,
+    "command_timeout": 60,
+}  # seconds; a network that is silent must not hold us for ever
+
 
 def parse(text: str) -> URL:
     """The database's URL with the driver that we use.
@@ -67,6 +72,8 @@ def reader(url: URL) -> AsyncEngine:
     return create_async_engine(
         url,
         pool_size=READERS,
+        max_overflow=0,
+        connect_args=_POSTGRES,
         pool_pre_ping=True,
         isolation_level="REPEATABLE READ",
         execution_options={"postgresql_readonly": True},
@@ -80,7 +87,12 @@ def writer(url: URL) -> AsyncEngine:
         _tune_sqlite(engine, "BEGIN IMMEDIATE")
         return engine
     engine = create_async_engine(
-        url, pool_size=1, max_overflow=0, pool_pre_ping=True, isolation_level="READ COMMITTED"
+        url,
+        pool_size=1,
+        max_overflow=0,
+        connect_args=_POSTGRES,
+        pool_pre_ping=True,
+        isolation_level="READ COMMITTED",
     )
 
     @event.listens_for(engine.sync_engine, "begin")

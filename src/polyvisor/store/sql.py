@@ -1,8 +1,7 @@
 """`SqlStore`: units of work over SQLite or PostgreSQL.
 
-Writers of this process queue in an asyncio lock, which is first come, first served; those of other processes
-are kept out by the database (see `engines`). A commit that has begun is waited for even when its task is
-cancelled: whoever follows a topic must hear of what was committed.
+Writers of this process queue in an asyncio lock, which is first come, first served, as do readers for a
+connection; writers of other processes are kept out by the database (see `engines`).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from polyvisor.store.identities import SqlIdentities
 from polyvisor.store.images import SqlImageNames
 from polyvisor.store.instances import SqlInstances
 from polyvisor.store.operations import SqlOperations
+from polyvisor.store.patience import to_the_end
 from polyvisor.store.receipts import SqlReceipts
 from polyvisor.store.refusals import in_our_words
 from polyvisor.store.tables import meta
@@ -56,13 +56,14 @@ class SqlStore:
         self._reader = engines.reader(url)
         self._writer = engines.writer(url)
         self._bulletin = Bulletin()
+        self._readers = asyncio.Semaphore(engines.READERS)
         self._queue = asyncio.Lock()
         self._writing: asyncio.Task[Any] | None = None
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[port.Unit]:
         """A consistent view; writing in it is an error."""
-        async with _begun(self._reader) as connection:
+        async with self._readers, _begun(self._reader) as connection:
             yield SqlUnit(Work(connection, writes=False))
 
     @asynccontextmanager
@@ -108,7 +109,7 @@ class SqlStore:
                     yield work
                     if work.spoilt is not None:
                         raise work.spoilt
-                    await _to_the_end(self._commit(connection, work))
+                    await to_the_end(self._commit(connection, work))
             finally:
                 self._writing = None
 
@@ -121,29 +122,19 @@ class SqlStore:
 @asynccontextmanager
 async def _begun(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A connection in a transaction, which is rolled back unless the block commits it."""
-    with in_our_words():
-        connection = await engine.connect()
+    connection = engine.connect()
     try:
         with in_our_words():
-            await connection.begin()
+            await to_the_end(_begin(connection))
         yield connection
     finally:
-        await _to_the_end(connection.close())
+        if connection.sync_connection is not None:  # it was started
+            await to_the_end(connection.close())
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait until it is done, even when cancelled, and pass the cancellation on after that."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-    if cancelled is not None:
-        task.exception()  # counts as seen: the cancellation is what the caller is told
-        raise cancelled
-    task.result()
+async def _begin(connection: AsyncConnection) -> None:
+    await connection.start()
+    await connection.begin()
 
 
 async def open_store(url: str) -> SqlStore:

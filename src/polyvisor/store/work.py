@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polyvisor.model.faults import Fault, NotFound
+from polyvisor.store.patience import to_the_end
 from polyvisor.store.refusals import fault_of, refused
 
 
@@ -88,7 +89,7 @@ class Work:
         if self.spoilt is not None:
             raise self.spoilt
         try:
-            return await self._connection.execute(statement)
+            return await to_the_end(self._connection.execute(statement))
         except Exception as exc:
             fault = fault_of(exc)
             if fault is None:

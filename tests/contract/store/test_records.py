@@ -259,7 +259,8 @@ async def test_identities_come_back_the_same(store: SqlStore) -> None:
         await ids.put_user(replace(user, password="new", operator=False))
         assert await ids.user("root") == replace(user, password="new", operator=False)
         await ids.remove_key(key.id)
-        assert await ids.key_by_digest("hash") is await ids.user("nobody") is None
+        assert await ids.key_by_digest("hash") is None
+        assert await ids.user("nobody") is None
 
 
 async def test_identities_refuse_what_clashes_or_is_missing(store: SqlStore) -> None:
