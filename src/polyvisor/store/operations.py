@@ -12,11 +12,10 @@ from polyvisor.model.faults import NotFound
 from polyvisor.model.ids import InstanceId, OperationId, ProjectId
 from polyvisor.model.operation import Operation, Outcome, Verb
 from polyvisor.store import codec
-from polyvisor.store.tables import instances, operations
+from polyvisor.store.tables import instances, is_open, operations
 from polyvisor.store.work import Work
 
 _o = operations.c
-_OPEN = Outcome.OPEN.value
 
 
 class SqlOperations:
@@ -33,7 +32,7 @@ class SqlOperations:
         now = codec.micros(operation.created)
         await self._work.change(
             update(operations)
-            .where(_o.instance == operation.instance, _o.outcome == _OPEN)
+            .where(_o.instance == operation.instance, is_open)
             .values(outcome=Outcome.SUPERSEDED.value, finished=now)
         )
         row: dict[str, Any] = {
@@ -55,7 +54,7 @@ class SqlOperations:
 
     async def current(self, id: InstanceId) -> Operation | None:
         """The open one of an instance."""
-        query = select(operations).where(_o.instance == id, _o.outcome == _OPEN)
+        query = select(operations).where(_o.instance == id, is_open)
         row = await self._work.row(query)
         return None if row is None else _decode(row)
 
@@ -68,7 +67,7 @@ class SqlOperations:
         mine = update(operations).where(_o.id == operation.id)
         await self._work.revise(mine.values(**_progress(operation)), operation.id, "operation")
         if operation.outcome is not Outcome.OPEN:
-            await self._work.change(mine.where(_o.outcome == _OPEN).values(**_outcome(operation)))
+            await self._work.change(mine.where(is_open).values(**_outcome(operation)))
         self._work.tell(f"fact:{operation.instance}")
 
     async def page(
@@ -84,7 +83,7 @@ class SqlOperations:
 
     async def prune(self, before: datetime) -> int:
         """Delete finished ones older than that."""
-        old = (_o.outcome != _OPEN) & (func.coalesce(_o.finished, _o.created) < codec.micros(before))
+        old = ~is_open & (func.coalesce(_o.finished, _o.created) < codec.micros(before))
         return await self._work.change(delete(operations).where(old))
 
 

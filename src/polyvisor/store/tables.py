@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
 )
 
 metadata = MetaData(
@@ -163,13 +164,15 @@ operations = Table(
     Index("ix_operations_project_created", "project", "created", "id"),
     Index("ix_operations_finished", "finished"),
 )
+# Spelt out rather than a parameter: PostgreSQL uses the index below only where it sees that very condition.
+is_open = operations.c.outcome == literal_column("'open'", Text)
 # The law "one open operation for an instance", kept by the database.
 Index(
     "uq_operations_instance",
     operations.c.instance,
     unique=True,
-    sqlite_where=operations.c.outcome == "open",
-    postgresql_where=operations.c.outcome == "open",
+    sqlite_where=is_open,
+    postgresql_where=is_open,
 )
 
 images = Table(
