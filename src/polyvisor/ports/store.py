@@ -1,13 +1,19 @@
 """The store port: units of work over repositories.
 
-A write unit takes the write lock up front and commits when its block ends without an exception. After the commit it
-publishes topics on the bulletin: `wish:<id>` when an intent changed, `fact:<id>` when an observation did, `events`.
+A write unit takes the write lock up front and commits when its block ends without an exception. After the
+commit it publishes topics on the bulletin: `wish:<id>` when an intent changed, `fact:<id>` when anything else
+of an instance or an operation of it did, `events`.
+
+Whatever names one row raises `NotFound`, with its `subject`, when that row or one that it refers to is
+missing. A unit in which `Exists`, `NotFound` or `Busy` was raised can go on; one in which the database itself
+failed cannot, and raises that fault at its end whatever the caller does.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -23,7 +29,8 @@ from polyvisor.model.units import Bytes
 from polyvisor.model.volume import Volume, VolumeState
 
 
-class Usage(Protocol):
+@dataclass(frozen=True, slots=True)
+class Usage:
     """What a project, or all of them, hold now."""
 
     instances: int
@@ -36,7 +43,7 @@ class Instances(Protocol):
     """Instances with their mounts and open operation."""
 
     async def add(self, instance: Instance) -> Instance:
-        """Insert; the number is given here. :raise Exists: the name is taken in the project."""
+        """Insert, with its mounts; gives the number. :raise Exists: `field` (name, id, ip) is taken."""
 
     async def give(self, id: InstanceId, address: Address, *, unique: bool) -> None:
         """Write the address. `unique`: no other instance may have it. :raise Exists: one has."""
@@ -106,9 +113,11 @@ class Operations(Protocol):
         """The open one of an instance."""
 
     async def save(self, operation: Operation) -> None:
-        """Write outcome, journal, progress and fault (reconciler only)."""
+        """Write journal and progress and, unless it is closed, outcome and fault (reconciler only)."""
 
-    async def page(self, project: ProjectId | None, instance: InstanceId | None, limit: int) -> Sequence[Operation]:
+    async def page(
+        self, project: ProjectId | None, instance: InstanceId | None, limit: int
+    ) -> Sequence[Operation]:
         """The latest ones."""
 
     async def prune(self, before: datetime) -> int:
@@ -137,14 +146,14 @@ class Volumes(Protocol):
         """Write state and size."""
 
     async def forget(self, id: VolumeId) -> None:
-        """Delete the record."""
+        """Delete the record. :raise Busy: it is attached."""
 
 
 class ImageNames(Protocol):
     """Which images there are and what each project calls them. Project "" is the operator's: seen by all."""
 
     async def put(self, image: Image, project: ProjectId) -> None:
-        """Insert or replace by digest, with its names."""
+        """Insert or replace by digest; the project's names for it become those given."""
 
     async def find(self, name: str, project: ProjectId) -> Image:
         """By name or digest. :raise NotFound:"""
@@ -210,7 +219,7 @@ class Receipts(Protocol):
         """(hash of the request, id of what it made)."""
 
     async def add(self, project: ProjectId, key: str, digest: str, made: str, at: datetime) -> None:
-        """Insert."""
+        """Insert. :raise Exists: the key was used before."""
 
     async def prune(self, before: datetime) -> int:
         """Delete those older than that."""
@@ -238,10 +247,13 @@ class Store(Protocol):
         """A consistent view; writing in it is an error."""
 
     def write(self) -> AbstractAsyncContextManager[Unit]:
-        """All or nothing; one writer at a time."""
+        """All or nothing; one writer at a time, so a task must not open one inside another."""
 
     def follow(self, *topics: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Topics published from now on, of those named; a trailing `*` matches any ending. Repeats may be merged."""
+        """Topics published from now on, of those named; `*` at an end matches any. Repeats may be merged.
+
+        Who is far behind gets the topic with its `*`, once: anything that it matches may have changed.
+        """
 
     async def host_id(self) -> HostId:
         """The id of this installation's own host, made once."""

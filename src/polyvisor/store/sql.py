@@ -1,0 +1,161 @@
+"""`SqlStore`: units of work over SQLite or PostgreSQL.
+
+Writers of this process queue in an asyncio lock, which is first come, first served, as do readers for a
+connection; writers of other processes are kept out by the database (see `engines`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from polyvisor.model.ids import HostId, mint
+from polyvisor.ports import store as port
+from polyvisor.store import engines, migrations
+from polyvisor.store.bulletin import Bulletin
+from polyvisor.store.events import SqlEvents
+from polyvisor.store.identities import SqlIdentities
+from polyvisor.store.images import SqlImageNames
+from polyvisor.store.instances import SqlInstances
+from polyvisor.store.operations import SqlOperations
+from polyvisor.store.patience import to_the_end
+from polyvisor.store.receipts import SqlReceipts
+from polyvisor.store.refusals import in_our_words
+from polyvisor.store.tables import meta
+from polyvisor.store.volumes import SqlVolumes
+from polyvisor.store.work import Work
+
+
+class SqlUnit:
+    """The repositories over one transaction."""
+
+    def __init__(self, work: Work) -> None:
+        self.instances: port.Instances = SqlInstances(work)
+        self.operations: port.Operations = SqlOperations(work)
+        self.volumes: port.Volumes = SqlVolumes(work)
+        self.images: port.ImageNames = SqlImageNames(work)
+        self.events: port.Events = SqlEvents(work)
+        self.identities: port.Identities = SqlIdentities(work)
+        self.receipts: port.Receipts = SqlReceipts(work)
+
+
+class SqlStore:
+    """A store that is open; make one with `open_store`."""
+
+    def __init__(self, url: URL, scratch: Path | None = None) -> None:
+        self._scratch = scratch
+        self._reader = engines.reader(url)
+        self._writer = engines.writer(url)
+        self._bulletin = Bulletin()
+        self._readers = asyncio.Semaphore(engines.READERS)
+        self._queue = asyncio.Lock()
+        self._writing: asyncio.Task[Any] | None = None
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[port.Unit]:
+        """A consistent view; writing in it is an error."""
+        async with self._readers, _begun(self._reader) as connection:
+            yield SqlUnit(Work(connection, writes=False))
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[port.Unit]:
+        """All or nothing; one writer at a time, so a unit must not be opened inside another."""
+        async with self._written() as work:
+            yield SqlUnit(work)
+
+    @asynccontextmanager
+    async def follow(self, *topics: str) -> AsyncIterator[AsyncIterator[str]]:
+        """Topics published from now on; see `bulletin`."""
+        with self._bulletin.follow(*topics) as listener:
+            yield listener
+
+    async def host_id(self) -> HostId:
+        """The id of this installation's own host, made once."""
+        key = "host_id"
+        query = select(meta.c.value).where(meta.c.key == key)
+        async with self._written() as work:
+            known = await work.value(query)
+            if known is None:
+                known = mint()
+                await work.change(insert(meta).values(key=key, value=known))
+            return HostId(known)
+
+    async def close(self) -> None:
+        """Release connections; those who follow come to an end."""
+        self._bulletin.close()
+        await self._reader.dispose()
+        await self._writer.dispose()
+        if self._scratch is not None:
+            await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+
+    @asynccontextmanager
+    async def _written(self) -> AsyncIterator[Work]:
+        if self._writing is not None and self._writing is asyncio.current_task():
+            raise RuntimeError("a write unit inside a write unit would wait for itself")
+        async with self._queue:
+            self._writing = asyncio.current_task()
+            try:
+                async with _begun(self._writer) as connection:
+                    work = Work(connection, writes=True)
+                    yield work
+                    if work.spoilt is not None:
+                        raise work.spoilt
+                    await to_the_end(self._commit(connection, work))
+            finally:
+                self._writing = None
+
+    async def _commit(self, connection: AsyncConnection, work: Work) -> None:
+        with in_our_words():
+            await connection.commit()
+        self._bulletin.publish(work.topics)
+
+
+@asynccontextmanager
+async def _begun(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection in a transaction, which is rolled back unless the block commits it."""
+    connection = engine.connect()
+    try:
+        with in_our_words():
+            await to_the_end(_begin(connection))
+        yield connection
+    finally:
+        if connection.sync_connection is not None:  # it was started
+            await to_the_end(connection.close())
+
+
+async def _begin(connection: AsyncConnection) -> None:
+    await connection.start()
+    await connection.begin()
+
+
+async def open_store(url: str) -> SqlStore:
+    """A store that is ready: the schema is brought up to date first.
+
+    `sqlite://` without a file is for tests: a temporary file, so that readers and the writer are as
+    independent of each other as in real life (SQLite's own memory databases are not), deleted by `close`.
+
+    :raise Invalid: not a URL of a database we know.
+    :raise Unavailable: it cannot be reached.
+    """
+    where = engines.parse(url)
+    scratch = None
+    if where.get_backend_name() == "sqlite" and where.database in (None, "", ":memory:"):
+        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="polyvisor-"))
+        where = where.set(database=str(scratch / "store.db"))
+    with in_our_words():
+        await asyncio.to_thread(_prepare, where)
+    return SqlStore(where, scratch)
+
+
+def _prepare(url: URL) -> None:
+    engines.own_file(url)
+    migrations.upgrade(url)

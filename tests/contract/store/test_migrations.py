@@ -1,0 +1,51 @@
+"""The schema that the migrations make is the one that the tables say."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from contract.store.things import projects
+from polyvisor.model.faults import Unsupported
+from polyvisor.store import engines, open_store
+from polyvisor.store.tables import metadata
+
+
+def _differences(connection: Connection) -> list[Any]:
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, metadata))
+
+
+async def test_metadata_and_migrations_agree(empty_url: str) -> None:
+    await (await open_store(empty_url)).close()
+    engine = engines.writer(engines.parse(empty_url))
+    try:
+        async with engine.connect() as connection:
+            assert await connection.run_sync(_differences) == []
+    finally:
+        await engine.dispose()
+
+
+async def test_a_database_is_made_from_nothing_and_only_once(empty_url: str) -> None:
+    first, second = await asyncio.gather(open_store(empty_url), open_store(empty_url))
+    await projects(first)
+    assert await first.host_id() == await second.host_id()
+    async with second.read() as unit:
+        assert len(await unit.identities.projects()) == 2
+    await first.close()
+    await second.close()
+
+
+async def test_a_newer_database_is_left_alone(empty_url: str) -> None:
+    await (await open_store(empty_url)).close()
+    engine = engines.writer(engines.parse(empty_url))
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await engine.dispose()
+    with pytest.raises(Unsupported):
+        await open_store(empty_url)
