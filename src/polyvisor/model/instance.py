@@ -28,7 +28,7 @@ class Power(StrEnum):
 class Phase(StrEnum):
     """One observed lifecycle word.
 
-    absent -> prepared -> running <-> paused, running | paused -> stopped -> prepared, any -> failed | lost
+    absent -> prepared | running <-> paused, running | paused -> stopped -> running, any -> failed | lost
     """
 
     ABSENT = "absent"  # nothing of it on the host yet
@@ -41,11 +41,11 @@ class Phase(StrEnum):
 
 
 _NEXT: dict[Phase, frozenset[Phase]] = {
-    Phase.ABSENT: frozenset({Phase.PREPARED, Phase.FAILED}),
-    Phase.PREPARED: frozenset({Phase.RUNNING, Phase.FAILED, Phase.STOPPED}),
+    Phase.ABSENT: frozenset(Phase),
+    Phase.PREPARED: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.FAILED, Phase.LOST}),
     Phase.RUNNING: frozenset({Phase.PAUSED, Phase.STOPPED, Phase.FAILED, Phase.LOST}),
     Phase.PAUSED: frozenset({Phase.RUNNING, Phase.STOPPED, Phase.FAILED, Phase.LOST}),
-    Phase.STOPPED: frozenset({Phase.RUNNING, Phase.FAILED}),
+    Phase.STOPPED: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.FAILED, Phase.LOST}),
     Phase.FAILED: frozenset({Phase.PREPARED, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.LOST}),
     Phase.LOST: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.FAILED}),
 }
@@ -98,6 +98,7 @@ class RunRecord:
     accelerator: str
     started: float
     forwards: tuple[tuple[str, int, int], ...] = ()  # (protocol, host port, guest port)
+    journal: int = 0  # where this run's records begin in the journal, bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,9 +80,7 @@ _ALREADY: dict[Verb, frozenset[Face]] = {
     Verb.PAUSE: frozenset({Face.PAUSED, Face.PAUSING}),
     Verb.RESUME: frozenset({Face.RUNNING, Face.RESUMING}),
 }
-_MOVING = frozenset(
-    {Face.CREATING, Face.STARTING, Face.PAUSING, Face.RESUMING, Face.STOPPING, Face.DELETING}
-)
+_MOVING = frozenset({Face.CREATING, Face.STARTING, Face.PAUSING, Face.RESUMING, Face.STOPPING, Face.DELETING})
 
 
 def answer(verb: Verb, face: Face) -> Answer | Fault:

@@ -127,7 +127,12 @@ def _check_text(spec: Spec) -> None:
     for name, _ in spec.env:
         if not _ENV_NAME.fullmatch(name):
             raise Invalid(f"env: {name[:40]!r} is not a variable name", field="env")
-    texts = {"command": spec.argv, "env": tuple(v for _, v in spec.env), "cwd": (spec.cwd,), "user": (spec.user,)}
+    texts = {
+        "command": spec.argv,
+        "env": tuple(v for _, v in spec.env),
+        "cwd": (spec.cwd,),
+        "user": (spec.user,),
+    }
     for name, values in texts.items():
         if any("\0" in value for value in values):
             raise Invalid(f"{name}: must not hold a NUL character", field=name)

@@ -20,10 +20,6 @@ class Gone(Exception):
     """The process of a run record does not exist any more."""
 
 
-class Deaf(Exception):
-    """The process exists and is ours but does not answer its control socket."""
-
-
 @dataclass(frozen=True, slots=True)
 class DiskFile:
     """A disk on this host. The format is what we recorded when we made the file: it is never probed."""
@@ -130,7 +126,10 @@ class Hypervisor(Protocol):
         """
 
     async def adopt(self, machine: Machine, record: RunRecord) -> LiveVm:
-        """Take over the process of `record`. :raise Gone: no such process. :raise Deaf: it does not answer."""
+        """Take over the process of `record`; one that does not answer now is `DEAF` until it does. :raise Gone:"""
+
+    def proof(self, machine: Machine, pid: int) -> RunRecord:
+        """The record of a process found by its uuid, when a crash came between its start and our writing it down."""
 
     def find(self) -> list[tuple[int, str]]:
         """(pid, uuid) of every process of this kind on the host, ours or not."""

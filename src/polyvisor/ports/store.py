@@ -14,7 +14,7 @@ from typing import Protocol
 from polyvisor.model.event import Event
 from polyvisor.model.ids import Digest, HostId, InstanceId, KeyId, OperationId, ProjectId, VolumeId
 from polyvisor.model.image import Image
-from polyvisor.model.instance import Instance, Intent, Mount, MountState, Observed
+from polyvisor.model.instance import Address, Instance, Intent, Mount, MountState, Observed
 from polyvisor.model.operation import Operation
 from polyvisor.model.principal import ApiKey, Project, User
 from polyvisor.model.query import Page
@@ -38,6 +38,9 @@ class Instances(Protocol):
     async def add(self, instance: Instance) -> Instance:
         """Insert; the number is given here. :raise Exists: the name is taken in the project."""
 
+    async def give(self, id: InstanceId, address: Address, *, unique: bool) -> None:
+        """Write the address. `unique`: no other instance may have it. :raise Exists: one has."""
+
     async def get(self, id: InstanceId) -> Instance:
         """:raise NotFound:"""
 
@@ -45,12 +48,19 @@ class Instances(Protocol):
         """:raise NotFound:"""
 
     async def page(
-        self, project: ProjectId | None, cursor: str | None, limit: int, labels: Sequence[tuple[str, str]] = ()
+        self,
+        project: ProjectId | None,
+        cursor: str | None,
+        limit: int,
+        labels: Sequence[tuple[str, str]] = (),
     ) -> Page[Instance]:
         """Oldest first. `project` None: all. :raise Invalid: a cursor that is not ours."""
 
     async def all(self) -> Sequence[Instance]:
         """Every instance: for start-up and the periodic scan."""
+
+    async def expired(self, now: datetime) -> Sequence[InstanceId]:
+        """Instances whose lifetime is over and that are not being deleted."""
 
     async def want(self, id: InstanceId, intent: Intent) -> None:
         """Write the intent (engine only)."""
@@ -98,7 +108,9 @@ class Operations(Protocol):
     async def save(self, operation: Operation) -> None:
         """Write outcome, journal, progress and fault (reconciler only)."""
 
-    async def page(self, project: ProjectId | None, instance: InstanceId | None, limit: int) -> Sequence[Operation]:
+    async def page(
+        self, project: ProjectId | None, instance: InstanceId | None, limit: int
+    ) -> Sequence[Operation]:
         """The latest ones."""
 
     async def prune(self, before: datetime) -> int:
@@ -208,6 +220,9 @@ class Receipts(Protocol):
 
 class Unit(Protocol):
     """One transaction."""
+
+    def wake(self, id: InstanceId) -> None:
+        """Publish `wish:<id>` after the commit, when no intent changed but there is something to do."""
 
     instances: Instances
     operations: Operations

@@ -1,0 +1,1 @@
+"""Who asks and what they may: credentials to principals, grants, quotas. Enforced in `engine` only."""

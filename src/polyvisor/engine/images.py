@@ -1,0 +1,148 @@
+"""Images: what a name means to a project, and getting it onto the host with its progress told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from polyvisor.access.grants import require, require_operator, scope
+from polyvisor.model.event import Event
+from polyvisor.model.faults import Busy, Exists, Invalid, NotFound
+from polyvisor.model.ids import ProjectId, mint
+from polyvisor.model.image import Image, parse_reference
+from polyvisor.model.principal import Action, Principal
+from polyvisor.ports.host import Host
+from polyvisor.ports.store import Store
+
+BUILT_IN = ("busybox", "debian-12")
+OPERATORS = ProjectId("")  # images of this owner may be used by every project
+
+
+@dataclass(slots=True)
+class Pull:
+    """A fetch under way: the latest progress, and the image or fault at its end."""
+
+    task: asyncio.Task[Image]
+    text: str = ""
+    fraction: float | None = None
+
+
+class ImagesEngine:
+    """Resolve, pull, import, list, delete."""
+
+    def __init__(self, store: Store, host: Host, clock: Callable[[], datetime], uploads: Path) -> None:
+        self._store = store
+        self._host = host
+        self._clock = clock
+        self.uploads = uploads
+        self._pulls: dict[tuple[ProjectId, str], Pull] = {}
+
+    async def resolve(self, principal: Principal, name: str) -> Image:
+        """The image that `name` means to this caller; a built-in or a registry's is fetched if it is not here.
+
+        :raise NotFound: naming `image`. :raise Invalid, Upstream:
+        """
+        try:
+            return await self.get(principal, name)
+        except NotFound:
+            return await (await self.pull(principal, name)).task
+
+    async def get(self, principal: Principal, name: str) -> Image:
+        """An image that is here. :raise NotFound:"""
+        require(principal, Action.VIEW)
+        wanted = name if name.startswith("sha256:") else str(parse_reference(name))
+        async with self._store.read() as unit:
+            try:
+                return await unit.images.find(wanted, principal.project)
+            except NotFound as error:
+                raise NotFound(f"image: no image {name[:120]!r}", field="image", subject=name) from error
+
+    async def pull(self, principal: Principal, name: str) -> Pull:
+        """Begin to fetch, or join a fetch under way. It goes on when the caller does not wait."""
+        require(principal, Action.CREATE)
+        reference = parse_reference(name)
+        built_in = not reference.registry and reference.short in BUILT_IN
+        if not reference.registry and not built_in:
+            raise NotFound(
+                f"image: no image {name[:120]!r}, and no registry is named", field="image", subject=name
+            )
+        owner = OPERATORS if built_in else principal.project
+        found = self._pulls.get((owner, str(reference)))
+        if found is None or found.task.done():
+            found = self._begin(owner, str(reference), reference.short if built_in else str(reference))
+        return found
+
+    def _begin(self, owner: ProjectId, key: str, name: str) -> Pull:
+        pull = Pull(task=None)  # type: ignore[arg-type]  # the task needs the pull it reports to
+
+        def progress(text: str, fraction: float | None) -> None:
+            pull.text, pull.fraction = text, fraction
+
+        async def fetch() -> Image:
+            image = await self._host.images.pull(name, progress)
+            return await self._record(image, owner, key)
+
+        pull.task = asyncio.create_task(fetch(), name=f"pull {name}")
+        pull.task.add_done_callback(_observed)
+        self._pulls[(owner, key)] = pull
+        return pull
+
+    async def _record(self, image: Image, owner: ProjectId, name: str) -> Image:
+        named = replace(image, names=(name,))
+        async with self._store.write() as unit:
+            await unit.images.put(named, owner)
+            data = {"name": name, "size": str(image.size)}
+            await unit.events.append(Event("image.ready", owner, image.id, self._clock(), data))
+        return named
+
+    async def take(self, principal: Principal, name: str, chunks: AsyncIterator[bytes], limit: int) -> Image:
+        """Import an uploaded archive or disk under `name`. :raise Invalid, OverQuota, NoCapacity:"""
+        require(principal, Action.CREATE)
+        reference = parse_reference(name)
+        if reference.short in BUILT_IN and not reference.registry:
+            raise Exists(f"name: {reference.short} is a built-in image", field="name")
+        part = self.uploads / mint()
+        try:
+            await _receive(part, chunks, limit)
+            image = await self._host.images.import_archive(part, str(reference), lambda text, fraction: None)
+            return await self._record(image, principal.project, str(reference))
+        finally:
+            part.unlink(missing_ok=True)
+
+    async def list(self, principal: Principal) -> Sequence[Image]:
+        """Those the caller may use."""
+        require(principal, Action.VIEW)
+        async with self._store.read() as unit:
+            return await unit.images.all(scope(principal))
+
+    async def delete(self, principal: Principal, name: str) -> None:
+        """:raise Busy: an instance is made from it. :raise NotFound:"""
+        require(principal, Action.DELETE)
+        image = await self.get(principal, name)
+        async with self._store.write() as unit:
+            mine = await unit.images.all(principal.project)
+            if not any(i.id == image.id for i in mine):
+                require_operator(principal)
+            if await unit.instances.using(image.id):
+                raise Busy("image: instances are made from it", field="image", subject=image.id)
+            await unit.images.forget(image.id)
+        await self._host.images.remove(image.id)
+
+
+def _observed(task: asyncio.Task[Image]) -> None:
+    """A failed pull that nobody waits for is no surprise to the event loop."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _receive(part: Path, chunks: AsyncIterator[bytes], limit: int) -> None:
+    size = 0
+    with part.open("xb") as file:
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise Invalid(f"the upload is larger than {limit} bytes", field="body")
+            await asyncio.to_thread(file.write, chunk)

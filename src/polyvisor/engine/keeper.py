@@ -1,0 +1,51 @@
+"""The keeper asks, in the operator's name, what time asks for: the end of an instance's lifetime."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from polyvisor.engine.power import PowerEngine
+from polyvisor.model.faults import Fault
+from polyvisor.model.ids import ProjectId
+from polyvisor.model.principal import Action, Principal
+from polyvisor.ports.store import Store
+
+log = logging.getLogger("polyvisor.engine")
+SYSTEM = Principal("system", ProjectId(""), frozenset(Action), operator=True)
+_PAUSE = 1.0
+_KEEP_EVENTS = 100_000
+_PRUNE_EVERY = 600
+
+
+class Keeper:
+    """A loop that never writes an intent itself: it calls the same verbs as everybody."""
+
+    def __init__(self, store: Store, clock: Callable[[], datetime], power: PowerEngine) -> None:
+        self._store = store
+        self._clock = clock
+        self._power = power
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        turn = 0
+        while True:
+            try:
+                await self.expire()
+                if turn % _PRUNE_EVERY == 0:
+                    async with self._store.write() as unit:
+                        await unit.events.prune(_KEEP_EVENTS)
+            except Fault as fault:
+                log.warning("the keeper: %s %s", fault.public, fault.private)
+            turn += 1
+            await asyncio.sleep(_PAUSE)
+
+    async def expire(self) -> int:
+        """Delete every instance whose lifetime is over; how many there were."""
+        async with self._store.read() as unit:
+            due = await unit.instances.expired(self._clock())
+        for id in due:
+            await self._power.delete(SYSTEM, id)
+        return len(due)

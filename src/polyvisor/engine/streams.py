@@ -1,0 +1,97 @@
+"""Streams into an instance: commands, files, console, logs. Authorised here, carried by the host."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from polyvisor.engine.instances import InstancesEngine
+from polyvisor.engine.waits import Waits
+from polyvisor.model.face import Face, face
+from polyvisor.model.faults import Unavailable, WrongState
+from polyvisor.model.guest import Exec, JournalRecord
+from polyvisor.model.instance import Instance
+from polyvisor.model.principal import Action, Principal
+from polyvisor.ports.guest import Guest, Process
+from polyvisor.ports.host import Host
+
+READY_LIMIT = 120.0  # how long a command may wait for a guest that is still coming up
+
+
+class StreamsEngine:
+    """Bytes in and out of running machines."""
+
+    def __init__(self, host: Host, instances: InstancesEngine, waits: Waits) -> None:
+        self._host = host
+        self._instances = instances
+        self._waits = waits
+
+    async def guest(self, principal: Principal, key: str) -> Guest:
+        """The agent of a running instance, awaited while the guest is coming up.
+
+        :raise WrongState: it does not run. :raise Unavailable: no agent answers.
+        """
+        instance = await self._instances.get(principal, key, Action.OPERATE)
+        if not instance.observed.ready:
+            instance = await self._coming_up(instance)
+        if face(instance) is not Face.RUNNING:
+            raise WrongState(f"the instance is {face(instance)}")
+        return await self._host.guest(instance.id)
+
+    async def _coming_up(self, instance: Instance) -> Instance:
+        found = await self._waits.until(instance.id, _decided, READY_LIMIT)
+        if found is None:
+            raise WrongState("the instance was deleted")
+        if face(found) is Face.RUNNING and not found.observed.ready:
+            raise Unavailable("no agent answers in the instance")
+        return found
+
+    async def execute(self, principal: Principal, key: str, ask: Exec) -> Process:
+        """Start a command. :raise WrongState, Unavailable, Invalid:"""
+        guest = await self.guest(principal, key)
+        return await guest.execute(ask)
+
+    async def console(self, principal: Principal, key: str) -> AsyncIterator[bytes]:
+        """What the console said and says, until the machine ends."""
+        instance = await self._instances.get(principal, key, Action.OPERATE)
+        return await self._host.console(instance.id)
+
+    async def type(self, principal: Principal, key: str, data: bytes) -> None:
+        """Bytes to the console's input. :raise Unavailable: it does not run."""
+        instance = await self._instances.get(principal, key, Action.OPERATE)
+        await self._host.type(instance.id, data)
+
+    async def journal(self, principal: Principal, key: str, *, follow: bool) -> AsyncIterator[JournalRecord]:
+        """The workload's output; with `follow`, until the instance is neither running nor about to."""
+        instance = await self._instances.get(principal, key)
+        return self._follow(instance, follow)
+
+    async def _follow(self, instance: Instance, follow: bool) -> AsyncIterator[JournalRecord]:
+        over = asyncio.create_task(self._waits.until(instance.id, _over, None))
+        try:
+            async for record in self._host.journal(instance.id, follow, lambda: not over.done()):
+                yield record
+        finally:
+            over.cancel()
+            await asyncio.gather(over, return_exceptions=True)
+
+    async def log_file(self, principal: Principal, key: str) -> Path:
+        """The hypervisor's own words."""
+        instance = await self._instances.get(principal, key)
+        return self._host.log_file(instance.id)
+
+
+def _decided(instance: Instance) -> bool:
+    return instance.observed.ready or face(instance) not in (
+        Face.CREATING,
+        Face.STARTING,
+        Face.RUNNING,
+        Face.RESUMING,
+    )
+
+
+def _over(instance: Instance) -> bool:
+    return (
+        face(instance) in (Face.STOPPED, Face.FAILED, Face.DELETING) and instance.observed.restart_at is None
+    )

@@ -1,0 +1,59 @@
+"""Waiting for an instance: each waiter is woken by the facts of its own instance only, then reads the record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from polyvisor.model.faults import NotFound, TimedOut
+from polyvisor.model.ids import InstanceId, OperationId
+from polyvisor.model.instance import Instance
+from polyvisor.model.operation import Operation, Outcome
+from polyvisor.ports.store import Store
+
+
+class Waits:
+    """Waiting on the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def until(
+        self, id: InstanceId, wanted: Callable[[Instance], bool], limit: float | None
+    ) -> Instance | None:
+        """The instance once `wanted` is true of it; None when it was deleted meanwhile.
+
+        :raise TimedOut: not within `limit` seconds (None: no limit).
+        """
+        try:
+            async with asyncio.timeout(limit), self._store.follow(f"fact:{id}") as topics:
+                found = await self._now(id)
+                while found is not None and not wanted(found):
+                    await anext(topics)
+                    found = await self._now(id)
+                return found
+        except TimeoutError as error:
+            raise TimedOut("the instance did not get there in time", subject=id) from error
+
+    async def _now(self, id: InstanceId) -> Instance | None:
+        async with self._store.read() as unit:
+            try:
+                return await unit.instances.get(id)
+            except NotFound:
+                return None
+
+    async def finished(self, id: InstanceId, operation: OperationId, limit: float | None) -> Operation:
+        """The operation once it is closed. :raise TimedOut:"""
+        try:
+            async with asyncio.timeout(limit), self._store.follow(f"fact:{id}") as topics:
+                found = await self._operation(operation)
+                while found.outcome is Outcome.OPEN:
+                    await anext(topics)
+                    found = await self._operation(operation)
+                return found
+        except TimeoutError as error:
+            raise TimedOut("the operation did not finish in time", subject=id) from error
+
+    async def _operation(self, id: OperationId) -> Operation:
+        async with self._store.read() as unit:
+            return await unit.operations.get(id)

@@ -1,0 +1,200 @@
+"""The QEMU driver: launch, adopt, check."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from polyvisor.host.hypervisor.qemu.argv import Facts, argv, files
+from polyvisor.host.hypervisor.qemu.live import QemuVm
+from polyvisor.host.hypervisor.qemu.probe import find_accelerator
+from polyvisor.host.hypervisor.qemu.process import Process, find_all, is_alive, record_of, start
+from polyvisor.host.hypervisor.qemu.qmp import Qmp, listen_unix
+from polyvisor.host.network.tap import open_tap
+from polyvisor.host.paths import AGENT_SOCKET, CONSOLE_SOCKET, NVRAM, QMP_SOCKET, VMM_LOG
+from polyvisor.host.run import run
+from polyvisor.model.faults import Fault, Internal, Unsupported
+from polyvisor.model.host import Blueprint
+from polyvisor.model.ids import machine_uuid
+from polyvisor.model.instance import RunRecord
+from polyvisor.model.spec import Firmware
+from polyvisor.ports.hypervisor import Gone, Machine, TapNic
+
+_BINARY = "qemu-system-x86_64"
+_LAUNCH_LIMIT = 30.0
+_ADOPT_LIMIT = 3.0
+_UID_BASE = 200_000
+_UID_SPAN = 1_000_000
+_OVMF = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+)
+_FLAGS = {
+    "read": os.O_RDONLY,
+    "write": os.O_RDWR,
+    "append": os.O_WRONLY | os.O_APPEND | os.O_CREAT,
+}
+
+
+def _tsc_khz() -> int:
+    """The host's TSC rate: given to the guest, it need not calibrate. 0 when unknown."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("cpu MHz"):
+            return int(float(line.split(":")[1]) * 1000)
+    return 0
+
+
+async def open_qemu() -> Qemu:
+    """The driver for this host. :raise Unsupported: no QEMU here, or it cannot run a guest."""
+    binary = shutil.which(_BINARY)
+    if binary is None:
+        raise Unsupported(f"{_BINARY} is not installed (Debian: apt-get install qemu-system-x86)")
+    banner = (await run([binary, "--version"], timeout=10)).out.decode()
+    version = banner.split("version ")[-1].split()[0]
+    accelerator = await find_accelerator(binary)
+    pair = next(((Path(c), Path(v)) for c, v in _OVMF if Path(c).exists() and Path(v).exists()), (None, None))
+    tsc = _tsc_khz() if accelerator.name == "tcg" else 0
+    return Qemu(Facts(binary, version, accelerator, *pair, tsc))
+
+
+class Qemu:
+    """A Hypervisor."""
+
+    name = "qemu"
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self.version = facts.version
+        self.accelerator = facts.accelerator.name
+        self.abilities = frozenset({"micro", "bios", "hotplug"} | ({"uefi"} if facts.ovmf_code else set()))
+
+    def check(self, blueprint: Blueprint) -> None:
+        """See Hypervisor."""
+        if blueprint.spec.firmware is Firmware.UEFI and "uefi" not in self.abilities:
+            raise Unsupported("firmware: UEFI is not installed here (Debian: ovmf)", field="firmware")
+
+    async def launch(self, machine: Machine) -> QemuVm:
+        """See Hypervisor."""
+        uid = _UID_BASE + machine.blueprint.number % _UID_SPAN if os.geteuid() == 0 else None
+        self._make_nvram(machine)
+        with _Handles() as handles:
+            fds = handles.open(machine, self._facts, uid)
+            log = handles.log(machine)
+            line = argv(machine, self._facts, fds)
+            process = await start(line, fds=sorted(fds.values()), log=log, uid=uid)
+        record = record_of(
+            process.pid, machine_uuid(machine.blueprint.id), binary=self._facts.binary, version=self.version,
+            accelerator=self.accelerator,
+        )  # fmt: skip
+        try:
+            qmp = await self._greet(machine, process)
+        except BaseException:
+            await process.kill()
+            raise
+        return QemuVm(machine.directory, machine.blueprint.spec.shape, record, process, qmp)
+
+    async def _greet(self, machine: Machine, process: Process) -> Qmp:
+        """The first QMP session; a process that ends instead is reported with its own last words."""
+        greeting = asyncio.create_task(Qmp.connect(machine.directory / QMP_SOCKET, _LAUNCH_LIMIT))
+        ending = asyncio.create_task(process.wait())
+        try:
+            await asyncio.wait({greeting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if greeting.done() and not greeting.exception():
+                return greeting.result()
+            if not process.ended:
+                await asyncio.wait({ending}, timeout=1.0)
+            raise Internal("the hypervisor did not start", private=_last_words(machine.directory / VMM_LOG))
+        finally:
+            for task in (greeting, ending):
+                if not task.done():
+                    task.cancel()
+            await asyncio.gather(greeting, ending, return_exceptions=True)
+
+    def _make_nvram(self, machine: Machine) -> None:
+        vars_file = machine.directory / NVRAM
+        if machine.blueprint.spec.firmware is Firmware.UEFI and not vars_file.exists():
+            assert self._facts.ovmf_vars
+            part = vars_file.with_suffix(".part")
+            shutil.copyfile(self._facts.ovmf_vars, part)
+            part.rename(vars_file)
+
+    async def adopt(self, machine: Machine, record: RunRecord) -> QemuVm:
+        """See Hypervisor."""
+        if not is_alive(record):
+            raise Gone(record.uuid)
+        try:
+            process = Process(record.pid)
+        except ProcessLookupError as error:
+            raise Gone(record.uuid) from error
+        qmp: Qmp | None = None
+        with contextlib.suppress(Fault):  # a deaf one is still ours: it is asked again at every look
+            qmp = await Qmp.connect(machine.directory / QMP_SOCKET, _ADOPT_LIMIT)
+        return QemuVm(machine.directory, machine.blueprint.spec.shape, record, process, qmp)
+
+    def proof(self, machine: Machine, pid: int) -> RunRecord:
+        """See Hypervisor."""
+        return record_of(
+            pid,
+            machine_uuid(machine.blueprint.id),
+            binary=self._facts.binary,
+            version="",
+            accelerator=self.accelerator,
+        )
+
+    def find(self) -> list[tuple[int, str]]:
+        """See Hypervisor."""
+        return find_all()
+
+
+def _last_words(log: Path) -> str:
+    with contextlib.suppress(OSError):
+        return log.read_bytes()[-2000:].decode(errors="replace").strip()
+    return ""
+
+
+class _Handles:
+    """Descriptors opened for a launch, all closed on our side when it is over."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> _Handles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        for sock in self._sockets:
+            sock.close()
+
+    def open(self, machine: Machine, facts: Facts, uid: int | None) -> dict[str, int]:
+        """Every descriptor of `argv`, by key."""
+        found: dict[str, int] = {}
+        for wanted in files(machine, facts):
+            fd = os.open(wanted.path, _FLAGS[wanted.mode] | os.O_CLOEXEC, 0o600)
+            self._fds.append(fd)
+            found[wanted.key] = fd
+            if wanted.key == "config" and uid is not None:
+                os.fchown(fd, uid, uid)  # opened anew by its number, so it must be the process's own
+        for key, name in (("qmp", QMP_SOCKET), ("console-socket", CONSOLE_SOCKET), ("agent", AGENT_SOCKET)):
+            sock = listen_unix(machine.directory / name)
+            self._sockets.append(sock)
+            found[key] = sock.fileno()
+        if isinstance(machine.nic, TapNic):
+            tap = open_tap(machine.nic.device)
+            self._fds.append(tap)
+            found["tap"] = tap
+        return found
+
+    def log(self, machine: Machine) -> int:
+        """Where the process's own words go."""
+        fd = os.open(
+            machine.directory / VMM_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        self._fds.append(fd)
+        return fd

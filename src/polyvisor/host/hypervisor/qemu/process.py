@@ -1,0 +1,120 @@
+"""Finding a QEMU process and proving that it is the one we started.
+
+A pid alone proves nothing after a reboot or a wrap: the boot id, the start time in ticks and the uuid on the command
+line must match the run record. Exit is awaited by pidfd, because an adopted process is not our child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from polyvisor.host.spawn import spawn
+from polyvisor.model.instance import RunRecord
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot of the host."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; None when it is gone or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def uuid_of(pid: int) -> str | None:
+    """The value of `-uuid` on the command line of a QEMU process."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    if not words or b"qemu-system" not in words[0] or b"-uuid" not in words:
+        return None
+    at = words.index(b"-uuid") + 1
+    return words[at].decode(errors="replace") if at < len(words) else None
+
+
+def is_alive(record: RunRecord) -> bool:
+    """Whether the very process of this record still runs."""
+    return (
+        record.boot_id == boot_id()
+        and start_ticks(record.pid) == record.start_ticks
+        and uuid_of(record.pid) == record.uuid
+    )
+
+
+def find_all() -> list[tuple[int, str]]:
+    """(pid, uuid) of every QEMU process on the host that has a uuid."""
+    pids = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
+    return [(pid, found) for pid in pids if (found := uuid_of(pid)) and start_ticks(pid) is not None]
+
+
+class Process:
+    """A QEMU process, ours or adopted, watched by pidfd."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd = os.pidfd_open(pid)
+        self._ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._fd, self._on_exit)
+
+    def _on_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)  # a child would stay as a zombie
+        self._ended.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is known to be gone."""
+        return self._ended.is_set()
+
+    async def wait(self) -> None:
+        """Until the process is gone."""
+        await self._ended.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL, then wait; works on a stopped process too."""
+        if self._fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+        await self.wait()
+
+    def let_go(self) -> None:
+        """Stop watching; the process goes on."""
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+async def start(argv: Sequence[str], *, fds: Sequence[int], log: int, uid: int | None) -> Process:
+    """Start QEMU in a session of its own, as `uid` without any capability when one is given."""
+    prefix = ["prlimit", "--core=0", "--nofile=4096"]
+    if uid is not None:
+        prefix += [
+            "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
+            "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all",
+        ]  # fmt: skip
+    pid = await asyncio.to_thread(spawn, [*prefix, *argv], fds=fds, output=log)
+    return Process(pid)
+
+
+def record_of(pid: int, uuid: str, *, binary: str, version: str, accelerator: str) -> RunRecord:
+    """The proof of a process that was just started."""
+    return RunRecord(
+        1, boot_id(), pid, start_ticks(pid) or 0, uuid, binary, version, accelerator, time.time()
+    )

@@ -1,0 +1,303 @@
+"""This machine as a Host: one object that composes hypervisor, storage, network, images and guest.
+
+Holds the running machines (one LiveVm each, the only owner of its control connection) and nothing else that could not
+be read again from the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+from polyvisor.host import runs
+from polyvisor.host.boot import BootFiles, guest_config
+from polyvisor.host.console import follow_file
+from polyvisor.host.guest.journal import follow_journal
+from polyvisor.host.paths import CONFIG, CONSOLE, JOURNAL, SEED, VMM_LOG, Paths
+from polyvisor.host.seed import write_seed
+from polyvisor.host.watch import Watcher
+from polyvisor.model.faults import Fault, NoCapacity, Unavailable
+from polyvisor.model.guest import JournalRecord
+from polyvisor.model.host import Blueprint, Disk, HostReport, Observation, Sight
+from polyvisor.model.ids import HostId, InstanceId, machine_uuid
+from polyvisor.model.instance import RunRecord
+from polyvisor.model.spec import Shape
+from polyvisor.model.units import MIB, Bytes
+from polyvisor.ports.guest import Guest
+from polyvisor.ports.hypervisor import Gone, Hypervisor, LiveVm, Machine
+from polyvisor.ports.images import Images
+from polyvisor.ports.network import NetworkDriver
+from polyvisor.ports.storage import Storage
+
+log = logging.getLogger("polyvisor.host")
+_OVERHEAD = Bytes(64 * MIB)  # what a hypervisor process needs beside the guest's memory
+
+
+class LocalHost:
+    """A Host in this process."""
+
+    def __init__(
+        self,
+        id: HostId,
+        paths: Paths,
+        hypervisor: Hypervisor,
+        storage: Storage,
+        network: NetworkDriver,
+        images: Images,
+        boot: BootFiles,
+    ) -> None:
+        self.id = id
+        self.images = images
+        self._paths = paths
+        self._hypervisor = hypervisor
+        self._storage = storage
+        self._network = network
+        self._boot = boot
+        self._vms: dict[InstanceId, LiveVm] = {}
+        self._watcher = Watcher()
+        self._network_mode = type(network).__name__.removesuffix("Network").lower()
+
+    async def report(self) -> HostReport:
+        """See Host."""
+        trouble = "" if self._storage.free() > 0 else "the disk is full"
+        return HostReport(
+            self.id, os.cpu_count() or 1, _memory(), self._storage.free(), self._hypervisor.name,
+            self._hypervisor.version, self._hypervisor.accelerator, self._network_mode, self._hypervisor.abilities,
+            not trouble, trouble,
+        )  # fmt: skip
+
+    async def check(self, blueprint: Blueprint) -> None:
+        """See Host."""
+        self._hypervisor.check(blueprint)
+        self._network.check(blueprint)
+        if blueprint.spec.memory + _OVERHEAD > _memory():
+            raise NoCapacity("memory: more than this host has", field="memory")
+
+    # -- adoption ------------------------------------------------------------------------------------------------
+
+    async def adopt(self, records: Sequence[tuple[Blueprint, RunRecord | None]]) -> None:
+        """See Host. A process without a record is found by its uuid: the crash came before the record was saved."""
+        pids = {uuid: pid for pid, uuid in self._hypervisor.find()}
+        await self._network.start([blueprint for blueprint, _ in records])
+        found = await asyncio.gather(
+            *(self._adopt(blueprint, record, pids) for blueprint, record in records), return_exceptions=True
+        )
+        for (blueprint, _), outcome in zip(records, found, strict=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Gone):
+                log.error("cannot take over %s: %r", blueprint.id, outcome)
+
+    async def _adopt(self, blueprint: Blueprint, record: RunRecord | None, pids: dict[str, int]) -> None:
+        machine = await self._machine(blueprint, launching=False)
+        pid = pids.get(machine_uuid(blueprint.id))
+        if pid is None:
+            return
+        if record is None or record.pid != pid:
+            record = runs.load(machine.directory) or self._hypervisor.proof(machine, pid)
+        if record.pid != pid:
+            proof = self._hypervisor.proof(machine, pid)
+            record = runs.with_process(record, proof)
+        self._hold(blueprint.id, await self._hypervisor.adopt(machine, record))
+
+    def _hold(self, id: InstanceId, vm: LiveVm) -> None:
+        self._vms[id] = vm
+        self._watcher.start(id, vm)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    async def look(self, blueprint: Blueprint) -> Observation:
+        """See Host."""
+        id = blueprint.id
+        vm = self._vms.get(id)
+        prepared = self._paths.disk(id).exists()
+        if vm is None:
+            return Observation(id, Sight.GONE, prepared)
+        sight = await vm.status()
+        ended = None
+        if sight in (Sight.ENDED, Sight.GONE):
+            ended = await asyncio.to_thread(
+                runs.how_it_ended, self._paths.instance(id) / JOURNAL, vm.record, sight is Sight.ENDED
+            )
+        ready = sight is Sight.RUNNING and self._watcher.ready(id)
+        return Observation(id, sight, prepared, ready, vm.record, ended)
+
+    def hints(self) -> AsyncIterator[InstanceId]:
+        """See Host."""
+        return self._watcher.hints()
+
+    # -- preparing -----------------------------------------------------------------------------------------------
+
+    async def make_disks(self, blueprint: Blueprint) -> None:
+        """See Host."""
+        image = await self.images.path(blueprint.spec.image)
+        await self._storage.make(blueprint, image)
+        if blueprint.spec.shape is Shape.FULL:
+            agent = await self._boot.agent()
+            await write_seed(self._paths.instance(blueprint.id) / SEED, blueprint, agent)
+        else:
+            await self._boot.kernel()
+
+    async def remove_disks(self, id: InstanceId) -> None:
+        """See Host."""
+        await self._storage.remove(id)
+
+    async def plug(self, blueprint: Blueprint) -> None:
+        """See Host."""
+        if blueprint.address is not None:
+            await self._network.plug(blueprint)
+
+    async def unplug(self, blueprint: Blueprint) -> None:
+        """See Host."""
+        await self._network.unplug(blueprint.id)
+
+    async def _machine(self, blueprint: Blueprint, *, launching: bool) -> Machine:
+        here = self._paths.instance(blueprint.id)
+        image = await self.images.path(blueprint.spec.image)
+        disks = self._storage.disks(blueprint, image)
+        nic = self._network.nic(blueprint) if launching and blueprint.address is not None else None
+        if blueprint.spec.shape is Shape.FULL:
+            return Machine(blueprint, here, disks, nic, seed=here / SEED)
+        kernel, initrd = await self._boot.kernel()
+        return Machine(blueprint, here, disks, nic, kernel, initrd, guest_config(blueprint))
+
+    async def launch(self, blueprint: Blueprint) -> RunRecord:
+        """See Host. Facts that only we know are written down before the process can exist."""
+        held = self._vms.get(blueprint.id)
+        if held is not None:
+            if await held.status() in (Sight.RUNNING, Sight.PAUSED, Sight.DEAF):
+                return held.record
+            await self.kill(blueprint.id)
+        machine = await self._machine(blueprint, launching=True)
+        pending = runs.pending(machine, self._paths.instance(blueprint.id) / JOURNAL)
+        runs.save(machine.directory, pending)
+        await asyncio.to_thread(_write_private, machine.directory / CONFIG, machine.config)
+        vm = await self._hypervisor.launch(machine)
+        vm.record = runs.with_process(pending, vm.record)
+        runs.save(machine.directory, vm.record)
+        self._hold(blueprint.id, vm)
+        return vm.record
+
+    # -- power ---------------------------------------------------------------------------------------------------
+
+    def _vm(self, id: InstanceId) -> LiveVm:
+        vm = self._vms.get(id)
+        if vm is None:
+            raise Unavailable("the instance does not run")
+        return vm
+
+    async def press(self, id: InstanceId) -> None:
+        """See Host."""
+        await self._vm(id).press()
+
+    async def kill(self, id: InstanceId) -> None:
+        """See Host."""
+        vm = self._vms.get(id)
+        if vm is not None:
+            await self._watcher.stop(id)
+            await vm.kill()
+            self._vms.pop(id, None)
+        runs.forget(self._paths.instance(id))
+
+    async def pause(self, id: InstanceId) -> None:
+        """See Host."""
+        await self._vm(id).pause()
+
+    async def resume(self, id: InstanceId) -> None:
+        """See Host."""
+        await self._vm(id).resume()
+
+    async def reset(self, id: InstanceId) -> None:
+        """See Host."""
+        await self._vm(id).reset()
+
+    # -- volumes -------------------------------------------------------------------------------------------------
+
+    async def attach(self, blueprint: Blueprint, disk: Disk) -> None:
+        """See Host."""
+        vm = self._vm(blueprint.id)
+        await vm.attach(self._storage.volume(disk))
+        if disk.path:
+            guest = await vm.guest()
+            await guest.mount(disk.serial, disk.path, read_only=disk.read_only)
+
+    async def detach(self, id: InstanceId, disk: Disk) -> None:
+        """See Host."""
+        vm = self._vm(id)
+        if disk.path:
+            with contextlib.suppress(Unavailable):
+                await (await vm.guest()).umount(disk.path)
+        await vm.detach(disk.serial)
+
+    async def create_volume(self, disk: Disk) -> None:
+        """See Host."""
+        await self._storage.create_volume(disk)
+
+    async def remove_volume(self, volume: str) -> None:
+        """See Host."""
+        await self._storage.remove_volume(volume)
+
+    async def resize_volume(self, disk: Disk, holder: InstanceId | None) -> None:
+        """See Host."""
+        vm = self._vms.get(holder) if holder else None
+        await self._storage.resize_volume(disk)
+        if vm is not None:
+            await vm.grow(disk.serial, disk.size)
+
+    # -- streams -------------------------------------------------------------------------------------------------
+
+    async def guest(self, id: InstanceId) -> Guest:
+        """See Host."""
+        return await self._vm(id).guest()
+
+    async def console(self, id: InstanceId) -> AsyncIterator[bytes]:
+        """See Host."""
+        return follow_file(self._paths.instance(id) / CONSOLE, lambda: id in self._vms)
+
+    async def type(self, id: InstanceId, data: bytes) -> None:
+        """See Host."""
+        await self._vm(id).type(data)
+
+    def journal(
+        self, id: InstanceId, follow: bool, running: Callable[[], bool]
+    ) -> AsyncIterator[JournalRecord]:
+        """See Host."""
+        return follow_journal(self._paths.instance(id) / JOURNAL, running if follow else lambda: False)
+
+    def log_file(self, id: InstanceId) -> Path:
+        """See Host."""
+        return self._paths.instance(id) / VMM_LOG
+
+    # -- housekeeping --------------------------------------------------------------------------------------------
+
+    async def sweep(self, known: frozenset[InstanceId], volumes: frozenset[str]) -> None:
+        """See Host."""
+        await self._network.sweep(known)
+        await self._storage.sweep(known, volumes)
+        uuids = {machine_uuid(id) for id in known}
+        for pid, uuid in self._hypervisor.find():
+            if uuid not in uuids:
+                log.warning("process %d runs a machine that no record knows (uuid %s); left alone", pid, uuid)
+
+    async def close(self, *, idle: bool) -> None:
+        """See Host."""
+        await self._watcher.close()
+        for vm in self._vms.values():
+            with contextlib.suppress(Fault, OSError):
+                await vm.close()
+        self._vms.clear()
+        if idle:
+            await self._network.stop()
+
+
+def _memory() -> Bytes:
+    return Bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)

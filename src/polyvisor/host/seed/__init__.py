@@ -1,0 +1,90 @@
+"""The NoCloud seed of a full-shape instance: cloud-init's data and our agent, on a small ISO image."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from polyvisor.host.run import run
+from polyvisor.model.host import Blueprint
+
+_AGENT_SETUP = """\
+set -e
+dev=$(blkid -L cidata || true)
+[ -n "$dev" ] || exit 0
+mkdir -p /run/polyvisor-seed
+mount -o ro "$dev" /run/polyvisor-seed
+install -m 0755 /run/polyvisor-seed/agent /usr/local/sbin/polyvisor-agent
+install -m 0644 /run/polyvisor-seed/agent.service /etc/systemd/system/polyvisor-agent.service
+umount /run/polyvisor-seed
+systemctl daemon-reload
+systemctl enable polyvisor-agent.service
+systemctl --no-block start polyvisor-agent.service
+"""
+_UNIT = """\
+[Unit]
+Description=polyvisor guest agent
+DefaultDependencies=no
+After=sysinit.target
+Before=shutdown.target
+Conflicts=shutdown.target
+
+[Service]
+ExecStart=/usr/local/sbin/polyvisor-agent --service
+Restart=always
+RestartSec=1
+OOMScoreAdjust=-900
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+
+def meta_data(blueprint: Blueprint) -> str:
+    """The instance's identity. JSON is YAML, and quotes itself."""
+    spec = blueprint.spec
+    meta: dict[str, object] = {
+        "instance-id": str(blueprint.id),
+        "local-hostname": spec.hostname or blueprint.name,
+    }
+    if spec.cloud_init.ssh_keys and not spec.cloud_init.user:
+        meta["public-keys"] = list(spec.cloud_init.ssh_keys)
+    return json.dumps(meta)
+
+
+def vendor_data(blueprint: Blueprint) -> str:
+    """What we add: the agent, and the user that was asked for; the owner's own data has precedence."""
+    config: dict[str, object] = {
+        "bootcmd": [["cloud-init-per", "once", "polyvisor-agent", "sh", "-c", _AGENT_SETUP]]
+    }
+    wanted = blueprint.spec.cloud_init
+    if wanted.user:
+        entry: dict[str, object] = {
+            "name": wanted.user, "shell": "/bin/bash", "lock_passwd": True, "sudo": "ALL=(ALL) NOPASSWD:ALL",
+            "ssh_authorized_keys": list(wanted.ssh_keys),
+        }  # fmt: skip
+        if wanted.user == "root":
+            entry = {"name": "root", "ssh_authorized_keys": list(wanted.ssh_keys)}
+            config["disable_root"] = False
+        config["users"] = [entry]
+    return "#cloud-config\n" + json.dumps(config)
+
+
+async def write_seed(target: Path, blueprint: Blueprint, agent: Path) -> None:
+    """Make the ISO at `target`; an existing one is kept, so a repeat changes nothing."""
+    if target.exists():
+        return
+    with tempfile.TemporaryDirectory(prefix="seed-", dir=target.parent) as name:
+        folder = Path(name)
+        (folder / "meta-data").write_text(meta_data(blueprint))
+        (folder / "user-data").write_text(blueprint.spec.cloud_init.user_data or "#cloud-config\n{}")
+        (folder / "vendor-data").write_text(vendor_data(blueprint))
+        (folder / "agent.service").write_text(_UNIT)
+        shutil.copyfile(agent, folder / "agent")
+        part = target.with_suffix(".part")
+        await run(
+            ["xorrisofs", "-quiet", "-V", "cidata", "-J", "-R", "-o", str(part), str(folder)], timeout=30
+        )
+        part.rename(target)

@@ -1,0 +1,81 @@
+"""Watching running machines: when one has something to say, its id is put where the reconciler will find it.
+
+Hints carry no data and may be lost or doubled: whoever gets one looks at the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from polyvisor.model.faults import Fault
+from polyvisor.model.host import Sight
+from polyvisor.model.ids import InstanceId
+from polyvisor.ports.hypervisor import LiveVm
+
+_FIRST_TRY = 0.05
+_LAST_TRY = 5.0
+
+
+class Watcher:
+    """Two tasks per machine: one waits for its end, one for its agent."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[InstanceId, list[asyncio.Task[None]]] = {}
+        self._ready: set[InstanceId] = set()
+        self._queue: asyncio.Queue[InstanceId] = asyncio.Queue()
+
+    def ready(self, id: InstanceId) -> bool:
+        """Whether the agent inside said that the guest is ready, and its connection still stands."""
+        return id in self._ready
+
+    def start(self, id: InstanceId, vm: LiveVm) -> None:
+        """Watch this machine until `stop`."""
+        self._tasks[id] = [
+            asyncio.create_task(self._await_end(id, vm), name=f"end of {id}"),
+            asyncio.create_task(self._await_agent(id, vm), name=f"agent of {id}"),
+        ]
+
+    async def stop(self, id: InstanceId) -> None:
+        """Stop watching."""
+        tasks = self._tasks.pop(id, [])
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._ready.discard(id)
+
+    async def _await_end(self, id: InstanceId, vm: LiveVm) -> None:
+        await vm.gone()
+        self._ready.discard(id)
+        self._queue.put_nowait(id)
+        while await vm.status() is not Sight.GONE:  # shut down: the process stays until somebody ends it
+            await asyncio.sleep(1.0)
+        self._queue.put_nowait(id)
+
+    async def _await_agent(self, id: InstanceId, vm: LiveVm) -> None:
+        pause = _FIRST_TRY
+        while True:
+            try:
+                guest = await vm.guest()
+                await guest.until_ready()
+                self._ready.add(id)
+                self._queue.put_nowait(id)
+                pause = _FIRST_TRY
+                await guest.until_closed()
+            except Fault:
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, _LAST_TRY)
+            finally:
+                if id in self._ready:
+                    self._ready.discard(id)
+                    self._queue.put_nowait(id)
+
+    async def hints(self) -> AsyncIterator[InstanceId]:
+        """Ids as they come."""
+        while True:
+            yield await self._queue.get()
+
+    async def close(self) -> None:
+        """Stop watching everything."""
+        for id in list(self._tasks):
+            await self.stop(id)

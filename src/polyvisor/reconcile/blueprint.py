@@ -1,0 +1,26 @@
+"""From the record to what a host is told."""
+
+from __future__ import annotations
+
+from polyvisor.model.host import Blueprint, Disk
+from polyvisor.model.ids import VolumeId
+from polyvisor.model.instance import Instance, Mount
+from polyvisor.model.units import Bytes
+
+_SERIAL_LENGTH = 20  # what virtio-blk carries
+
+
+def disk_of(mount: Mount) -> Disk:
+    """A mount as a disk; its size is the host's business once the volume exists."""
+    return Disk(mount.volume, serial_of(mount.volume), Bytes(0), mount.path, mount.read_only)
+
+
+def serial_of(volume: VolumeId) -> str:
+    """How a guest knows a volume: `/dev/disk/by-id/virtio-SERIAL`."""
+    return volume[:_SERIAL_LENGTH]
+
+
+def blueprint_of(instance: Instance) -> Blueprint:
+    """The instance for its host."""
+    disks = tuple(disk_of(mount) for mount in instance.mounts)
+    return Blueprint(instance.id, instance.number, instance.name, instance.spec, instance.address, disks)
