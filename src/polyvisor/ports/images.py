@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from polyvisor.model.image import Image
 from polyvisor.model.ids import Digest
+from polyvisor.model.image import Image
 
 Progress = Callable[[str, float | None], None]
 """Told what is being done, and the part of the whole that is done (0 to 1) where that is known. Must not raise."""

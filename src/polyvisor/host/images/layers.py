@@ -42,7 +42,7 @@ _CHUNK = MIB
 class _Guarded(io.FileIO):
     """Header reads only, and none of more than a MiB."""
 
-    def read(self, size: int | None = -1, /) -> bytes:  # type: ignore[override]
+    def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= MIB:
             raise Invalid("image: a layer has a header of absurd size", field="image")
         return super().read(size) or b""
@@ -61,7 +61,7 @@ def headers(path: Path) -> Iterator[tarfile.TarInfo]:
 def _forwards(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     last = -1
     while (info := tar.next()) is not None:
-        tar.members.clear()  # else all headers stay in memory
+        tar.members.clear()  # type: ignore[attr-defined]  # else all headers stay in memory
         if info.offset <= last or info.size < 0 or info.offset_data < info.offset:
             raise refuse(info.name, "has a header that points backwards")
         last = info.offset

@@ -83,7 +83,8 @@ def _form(path: Path, head: bytes, tail: bytes) -> Form:
     if head[510:512] == b"\x55\xaa" or head[512:520] == b"EFI PART":
         return Form.RAW
     raise Invalid(
-        "image: neither a docker or OCI archive nor a qcow2 or a raw disk with a partition table", field="image"
+        "image: neither a docker or OCI archive nor a qcow2 or a raw disk with a partition table",
+        field="image",
     )
 
 
