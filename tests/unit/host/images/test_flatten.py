@@ -82,7 +82,8 @@ def reference(model: Model, members: list[Member]) -> None:
             if model.setdefault(parent, ("directory", 0))[0] != "directory":
                 raise Invalid
         both_directories = member.kind is Kind.DIRECTORY and model.get(member.name, ("", 0))[0] == "directory"
-        drop(model, member.name, itself=not both_directories)
+        if not both_directories:
+            drop(model, member.name)
         value = member.mtime if member.kind is Kind.DIRECTORY else member.size
         model[member.name] = (member.kind.value, value)
 
