@@ -1,0 +1,104 @@
+"""Disk images into our own standalone qcow2: copied, inspected, then rewritten by qemu-img inside limits.
+
+What is inspected is our copy, so it cannot change between the look and the use; and qemu-img is always told the
+format, so nothing that a stranger wrote decides how his file is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from polyvisor.host.images import qcow2
+from polyvisor.host.images.bounds import Bounds
+from polyvisor.host.images.sniff import Form
+from polyvisor.host.run import Limits, run
+from polyvisor.model.faults import Invalid, NoCapacity
+from polyvisor.model.ids import Digest
+from polyvisor.model.units import GIB, MIB
+from polyvisor.ports.images import Progress
+
+_CHUNK = MIB
+_SECTOR = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk taken in: `digest` is that of the file as it came, which is what its owner can check."""
+
+    digest: Digest
+    path: Path
+    virtual_size: int
+
+
+def take(source: Path, out: Path, bounds: Bounds) -> Digest:
+    """A private copy. Blocking. :raise Invalid: it is too large, or not a plain file."""
+    fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
+    seen = hashlib.sha256()
+    length = 0
+    zeros = bytes(_CHUNK)
+    with os.fdopen(fd, "rb") as file, out.open("wb") as copy:
+        while data := file.read(_CHUNK):
+            length += len(data)
+            bounds.check("the size of the file", length, bounds.content)
+            seen.update(data)
+            if data == zeros[: len(data)]:
+                copy.seek(len(data), os.SEEK_CUR)
+            else:
+                copy.write(data)
+        copy.truncate(length)
+    return Digest("sha256:" + seen.hexdigest())
+
+
+def digest(path: Path) -> Digest:
+    """Of the whole file. Blocking."""
+    with path.open("rb") as file:
+        return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def measure(path: Path, form: Form, bounds: Bounds) -> int:
+    """What a guest would see of the disk. :raise Invalid: it is not one that we take."""
+    length = path.stat().st_size
+    if form is Form.RAW:
+        if length % _SECTOR or not length:
+            raise Invalid("image: a raw disk is a whole number of 512-byte sectors", field="image")
+        bounds.check("the size of the disk", length, bounds.disk)
+        return length
+    with path.open("rb") as file:
+        return qcow2.inspect(file.read(qcow2.WINDOW), length, bounds).virtual_size
+
+
+async def convert(
+    source: Path, form: Form, work: Path, bounds: Bounds, progress: Progress, *, uid: int | None
+) -> Disk:
+    """The file as a qcow2 of ours in `work`. Run as `uid`, relative to `work`, so that it can reach nothing else."""
+    progress("copying the disk", None)
+    found = await asyncio.to_thread(take, source, work / "in", bounds)
+    size = measure(work / "in", form, bounds)
+    progress("rewriting the disk", None)
+    if uid is not None:
+        os.chown(work, uid, uid)
+        os.chown(work / "in", uid, uid)
+    options = "compat=1.1,cluster_size=65536,lazy_refcounts=off"
+    argv = ["qemu-img", "convert", "-f", form.value, "-O", "qcow2", "-o", options, "in", "out"]
+    limits = Limits(
+        cpu_seconds=1800, address_space=4 * GIB, file_size=bounds.content + GIB, no_network=True, uid=uid
+    )
+    done = await run(argv, cwd=work, timeout=3600, limits=limits, check=False)
+    if done.code:
+        said = done.err.decode("utf-8", "replace")[-400:]
+        if "No space left" in said:
+            raise NoCapacity("image: no room for the disk", private=said)
+        raise Invalid(
+            "image: the disk's tables are damaged, or it unpacks to too much", field="image", private=said
+        )
+    out = work / "out"
+    if uid is not None:
+        os.chown(out, os.geteuid(), os.getegid())
+    ours = measure(out, Form.QCOW2, bounds)
+    if ours < size:
+        raise Invalid("image: the disk came out smaller than it says", field="image")
+    return Disk(found, out, ours)

@@ -1,0 +1,270 @@
+"""`LocalImages`: the images port on this machine. Wires the parts; each part says in its own file what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from polyvisor.host.images import busybox, debian, disks, fetch
+from polyvisor.host.images.bounds import Bounds
+from polyvisor.host.images.catalog import FILES, Catalog
+from polyvisor.host.images.documents import architecture
+from polyvisor.host.images.sniff import Form, sniff
+from polyvisor.host.images.squash import flatten, squash
+from polyvisor.model.faults import Exists, Forbidden, Invalid, NotFound
+from polyvisor.model.ids import Digest
+from polyvisor.model.image import (
+    Image,
+    ImageConfig,
+    ImageKind,
+    ImageState,
+    Reference,
+    parse_digest,
+    parse_reference,
+)
+from polyvisor.model.units import Bytes
+from polyvisor.ports.images import Progress
+
+BUILT_IN = (busybox.NAME, debian.NAME)
+NOBODY = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`default_registry` is `host[/namespace]`; `registries`, when given, are the only ones pulled from.
+
+    `uid` is what disk tools run as when we are root.
+    """
+
+    default_registry: str = ""
+    registries: frozenset[str] | None = None
+    bounds: Bounds = field(default_factory=Bounds)
+    uid: int = NOBODY
+
+
+class _Flight:
+    """One fetch or build under way, and all who wait for it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.digest = Digest("")
+        self.text = "waiting"
+        self.fraction: float | None = None
+        self.started = datetime.now(UTC)
+        self.listeners: list[Progress] = []
+        self.task: asyncio.Task[Image] | None = None
+
+    def tell(self, text: str, fraction: float | None) -> None:
+        self.text, self.fraction = text, fraction
+        for listener in list(self.listeners):
+            listener(text, fraction)
+
+    def shown(self) -> Image:
+        return Image(
+            id=self.digest,
+            names=(self.name,),
+            kind=ImageKind.DISK if self.name == debian.NAME else ImageKind.ROOT,
+            state=ImageState.PULLING,
+            created=self.started,
+            progress=self.text,
+            fraction=self.fraction,
+        )
+
+
+class LocalImages:
+    """Images under `root`, a directory of our own. What is half-made there is removed when this is made."""
+
+    def __init__(self, root: Path, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
+        self._catalog = Catalog(root)
+        self._arch = architecture()
+        self._flights: dict[str, _Flight] = {}
+        self._locks: dict[Digest, asyncio.Lock] = {}
+
+    async def pull(self, reference: str, progress: Progress) -> Image:
+        """See `ports.images.Images.pull`."""
+        if reference.startswith("sha256:"):
+            return self._catalog.get(parse_digest(reference))
+        short = parse_reference(reference)
+        if not short.registry and short.short in BUILT_IN:
+            return await self.build(short.short, progress)
+        # A registry's name is always asked for there: here it may be what someone called an archive of his own.
+        known = None if short.registry else self._catalog.find(short.short)
+        if known:
+            return known
+        full = parse_reference(reference, self._settings.default_registry)
+        if not full.registry:
+            raise NotFound(
+                f"there is no image {short.short!r} here, and no default registry is configured to look for it in",
+                subject=reference,
+            )
+        self._check_registry(full)
+        return await self._share(
+            str(full), reference, progress, lambda flight: self._pull(full, reference, flight)
+        )
+
+    def _check_registry(self, reference: Reference) -> None:
+        allowed = self._settings.registries
+        if allowed is not None and reference.registry not in allowed:
+            raise Forbidden(f"images may not be pulled from {reference.registry}", field="image")
+
+    async def _share(
+        self, key: str, name: str, progress: Progress, work: Callable[[_Flight], Awaitable[Image]]
+    ) -> Image:
+        """Do `work` once for all who ask for `key` meanwhile; it goes on when one of them gives up."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(name)
+            flight.task = asyncio.ensure_future(self._fly(key, flight, work))
+            flight.task.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # never "unretrieved"
+        assert flight.task is not None  # set in the same breath as the flight
+        flight.listeners.append(progress)
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.listeners.remove(progress)
+
+    async def _fly(self, key: str, flight: _Flight, work: Callable[[_Flight], Awaitable[Image]]) -> Image:
+        try:
+            return await work(flight)
+        finally:
+            del self._flights[key]
+
+    async def _pull(self, reference: Reference, name: str, flight: _Flight) -> Image:
+        flight.tell("asking the registry", None)
+        digest = flight.digest = await fetch.resolve(reference, self._arch)
+        exact = Reference(reference.registry, reference.repository, "", digest)
+        async with self._locks.setdefault(digest, asyncio.Lock()):  # the same image under another name
+            if not self._catalog.find(digest):
+                with self._catalog.work() as work:
+                    place = await fetch.download(exact, work, self._arch, self._settings.bounds, flight.tell)
+                    image, made = await self._root(place, work, flight.tell)
+                    if image.id != digest:
+                        raise Invalid(
+                            "image: the registry sent another image than it announced", field="image"
+                        )
+                    self._catalog.admit(image, made)
+            for known in dict.fromkeys((reference.short, parse_reference(name).short)):
+                self._catalog.name(digest, known)
+        flight.tell("ready", 1.0)
+        return self._catalog.get(digest)
+
+    async def _root(self, place: Path, work: Path, progress: Progress) -> tuple[Image, Path]:
+        """The squashfs of an image that was fetched into `place`."""
+        bounds = self._settings.bounds
+        fetched = await fetch.open_layers(place, work, self._arch, bounds, progress)
+        made = await self._squash(fetched.layers, work, progress)
+        return _image(fetched.digest, ImageKind.ROOT, made.stat().st_size, fetched.config.image), made
+
+    async def _squash(self, layers: Sequence[Path], work: Path, progress: Progress) -> Path:
+        made = work / FILES[ImageKind.ROOT]
+        progress("reading the layers", None)
+        tree = await asyncio.to_thread(flatten, layers, self._settings.bounds)
+        progress("writing the root file system", None)
+        await squash(tree, layers, made, self._settings.bounds)
+        return made
+
+    async def import_archive(self, path: Path, name: str, progress: Progress) -> Image:
+        """See `ports.images.Images.import_archive`."""
+        short = parse_reference(name, field="name").short
+        if short in BUILT_IN:
+            raise Exists(f"{short!r} is the name of a built-in image", field="name")
+        with self._catalog.work() as work:
+            form = await asyncio.to_thread(sniff, path)
+            if form is Form.GZIP:
+                progress("unpacking the archive", None)
+                plain = work / "plain"
+                await asyncio.to_thread(fetch.inflate, path, plain, self._settings.bounds.content)
+                path, form = plain, await asyncio.to_thread(sniff, plain)
+            if form in (Form.QCOW2, Form.RAW):
+                image, made = await self._disk(path, form, work, progress)
+            elif form is Form.GZIP:
+                raise Invalid("image: packed more than once", field="image")
+            else:
+                place = await fetch.unpack(
+                    form.value, path, work, self._arch, self._settings.bounds, progress
+                )
+                image, made = await self._root(place, work, progress)
+            progress("ready", 1.0)
+            return self._admit(image, made, short)
+
+    async def _disk(self, path: Path, form: Form, work: Path, progress: Progress) -> tuple[Image, Path]:
+        jail = work / "jail"
+        jail.mkdir(mode=0o700)
+        uid = self._settings.uid if os.geteuid() == 0 else None
+        disk = await disks.convert(path, form, jail, self._settings.bounds, progress, uid=uid)
+        return _image(disk.digest, ImageKind.DISK, disk.virtual_size), disk.path
+
+    def _admit(self, image: Image, made: Path, name: str, recipe: str = "") -> Image:
+        admitted = self._catalog.admit(image, made, recipe)
+        self._catalog.name(image.id, name)
+        return self._catalog.get(admitted.id)
+
+    async def build(self, name: str, progress: Progress) -> Image:
+        """See `ports.images.Images.build`."""
+        if name not in BUILT_IN:
+            raise NotFound(
+                f"there is no built-in image {name!r}; there are {', '.join(BUILT_IN)}", subject=name
+            )
+        recipe = busybox.recipe(busybox.binary()) if name == busybox.NAME else debian.recipe()
+        known = self._catalog.made_by(recipe)
+        if known:
+            self._catalog.name(known.id, name)
+            return self._catalog.get(known.id)
+        make = self._busybox if name == busybox.NAME else self._debian
+        return await self._share(name, name, progress, lambda flight: make(recipe, flight.tell))
+
+    async def _busybox(self, recipe: str, progress: Progress) -> Image:
+        with self._catalog.work() as work:
+            layer = work / "layer.tar"
+            await busybox.layer(busybox.binary(), layer)
+            made = await self._squash([layer], work, progress)
+            digest = await asyncio.to_thread(disks.digest, made)
+            image = _image(digest, ImageKind.ROOT, made.stat().st_size, busybox.CONFIG)
+            progress("ready", 1.0)
+            return self._admit(image, made, busybox.NAME, recipe)
+
+    async def _debian(self, recipe: str, progress: Progress) -> Image:
+        with self._catalog.work() as work:
+            raw = await debian.build(work, progress)
+            progress("writing the disk image", 0.94)
+            image, made = await self._disk(raw, Form.RAW, work, lambda _text, _fraction: None)
+            progress("ready", 1.0)
+            return self._admit(image, made, debian.NAME, recipe)
+
+    async def remove(self, digest: Digest) -> None:
+        """See `ports.images.Images.remove`."""
+        await asyncio.to_thread(self._catalog.remove, digest)
+
+    async def path(self, digest: Digest) -> Path:
+        """See `ports.images.Images.path`."""
+        return self._catalog.path(parse_digest(digest))
+
+    async def list(self) -> Sequence[Image]:
+        """See `ports.images.Images.list`."""
+        return [*self._catalog.all(), *(flight.shown() for flight in self._flights.values())]
+
+    async def close(self) -> None:
+        """Give up what is under way; nothing half-made is left."""
+        tasks = [flight.task for flight in self._flights.values() if flight.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _image(digest: Digest, kind: ImageKind, size: int, config: ImageConfig | None = None) -> Image:
+    return Image(
+        id=digest,
+        names=(),
+        kind=kind,
+        state=ImageState.READY,
+        created=datetime.now(UTC),
+        virtual_size=Bytes(size),
+        config=config or ImageConfig(),
+    )
