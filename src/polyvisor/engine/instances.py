@@ -97,8 +97,6 @@ class InstancesEngine:
             place(instance.spec, [report], {report.id: usage.memory})
             instance = await unit.instances.add(instance)
             instance = await self._address(unit, instance)
-            for mount in instance.mounts:
-                await unit.instances.mount(instance.id, mount)
             operation = await self.open(unit, instance, Verb.CREATE)
             if receipt:
                 await unit.receipts.add(principal.project, receipt, digest, instance.id, self._clock())

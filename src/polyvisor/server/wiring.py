@@ -14,9 +14,11 @@ from typing import Any, TextIO
 from polyvisor.engine import Engine
 from polyvisor.engine.keeper import SYSTEM
 from polyvisor.host.boot import BootFiles
-from polyvisor.host.hypervisor.fake.host import make_fake_host
+from polyvisor.host.hypervisor.fake.driver import FakeHypervisor
+from polyvisor.host.hypervisor.fake.host import FakeImages, FakeStorage
 from polyvisor.host.hypervisor.qemu.driver import open_qemu
-from polyvisor.host.images import ImageStore
+from polyvisor.host.images.bounds import Bounds
+from polyvisor.host.images.local import LocalImages, Settings
 from polyvisor.host.local import LocalHost
 from polyvisor.host.network.bridge import BridgeNetwork
 from polyvisor.host.network.user import UserNetwork
@@ -56,17 +58,15 @@ async def make_host(config: Config, id: HostId) -> Host:
     """This machine as a host. :raise Unsupported: it cannot run guests, or not in that network mode."""
     paths = Paths(config.data)
     paths.make()
+    boot = BootFiles(paths.boot, kernel=config.host.kernel, modules=config.host.modules)
     if config.host.hypervisor == "fake":
-        return make_fake_host(id, paths)
+        fake = FakeHypervisor(paths.instances)
+        return LocalHost(id, paths, fake, FakeStorage(paths), UserNetwork(), FakeImages(paths.images), boot)
     network: NetworkDriver = UserNetwork()
     if config.network.mode == NetworkMode.BRIDGE:
         network = BridgeNetwork(paths, config.default_network(), config.network.bridge)
-    images = ImageStore(
-        paths.images,
-        default_registry=config.images.registry,
-        max_virtual_size=parse_size(config.images.largest, "images.largest"),
-    )
-    boot = BootFiles(paths.boot, kernel=config.host.kernel, modules=config.host.modules)
+    bounds = Bounds(virtual_size=parse_size(config.images.largest, "images.largest"))
+    images = LocalImages(paths.images, Settings(default_registry=config.images.registry, bounds=bounds))
     return LocalHost(id, paths, await open_qemu(), FileStorage(paths), network, images, boot)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, true, update
 
 from polyvisor.model.faults import NotFound
 from polyvisor.model.ids import Digest, HostId, InstanceId, OperationId, ProjectId, VolumeId
-from polyvisor.model.instance import Instance, Intent, Mount, MountState, Observed
+from polyvisor.model.instance import Address, Instance, Intent, Mount, MountState, Observed
 from polyvisor.model.query import Page
 from polyvisor.model.spec import Spec
 from polyvisor.ports.store import Usage
@@ -61,6 +62,15 @@ class SqlInstances:
         mounts = [await claims.take(self._work, instance.id, mount) for mount in instance.mounts]
         self._work.tell(f"wish:{instance.id}", f"fact:{instance.id}")
         return replace(instance, number=number, mounts=tuple(mounts), operation=None)
+
+    async def give(self, id: InstanceId, address: Address, *, unique: bool) -> None:
+        """Write the address."""
+        await self._set(id, {"address": codec.address.encode(address), "ip": address.ip if unique else None})
+
+    async def expired(self, now: datetime) -> Sequence[InstanceId]:
+        """Instances whose lifetime is over and that are not being deleted."""
+        query = select(_i.id).where(_i.deleted.is_(False), _i.expires <= codec.micros(now))
+        return [InstanceId(row.id) for row in await self._work.rows(query)]
 
     async def get(self, id: InstanceId) -> Instance:
         """One instance."""
@@ -172,7 +182,8 @@ def _of_spec(spec: Spec) -> dict[str, Any]:
 
 
 def _of_intent(intent: Intent) -> dict[str, Any]:
-    return {"intent": codec.intent.encode(intent), "deleted": intent.deleted}
+    expires = codec.micros(intent.expires) if intent.expires is not None else None
+    return {"intent": codec.intent.encode(intent), "deleted": intent.deleted, "expires": expires}
 
 
 def _of_observed(observed: Observed) -> dict[str, Any]:

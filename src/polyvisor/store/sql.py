@@ -39,6 +39,7 @@ class SqlUnit:
     """The repositories over one transaction."""
 
     def __init__(self, work: Work) -> None:
+        self._work = work
         self.instances: port.Instances = SqlInstances(work)
         self.operations: port.Operations = SqlOperations(work)
         self.volumes: port.Volumes = SqlVolumes(work)
@@ -46,6 +47,10 @@ class SqlUnit:
         self.events: port.Events = SqlEvents(work)
         self.identities: port.Identities = SqlIdentities(work)
         self.receipts: port.Receipts = SqlReceipts(work)
+
+    def wake(self, id: InstanceId) -> None:
+        """Publish the wish of an instance whose intent is what it was."""
+        self._work.tell(f"wish:{id}")
 
 
 class SqlStore:

@@ -90,6 +90,7 @@ instances = Table(
     Column("image", Text, nullable=False),
     Column("phase", Text, nullable=False),
     Column("deleted", Boolean, nullable=False),
+    Column("expires", BigInteger),
     Column("vcpus", BigInteger, nullable=False),
     Column("memory", BigInteger, nullable=False),
     Column("disk", BigInteger, nullable=False),

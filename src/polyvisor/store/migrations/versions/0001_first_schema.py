@@ -139,6 +139,7 @@ def upgrade() -> None:
         sa.Column("image", sa.Text(), nullable=False),
         sa.Column("phase", sa.Text(), nullable=False),
         sa.Column("deleted", sa.Boolean(), nullable=False),
+        sa.Column("expires", sa.BigInteger()),
         sa.Column("vcpus", sa.BigInteger(), nullable=False),
         sa.Column("memory", sa.BigInteger(), nullable=False),
         sa.Column("disk", sa.BigInteger(), nullable=False),

@@ -1,0 +1,186 @@
+"""A guest with a dozen commands and files in memory: enough to show that streams, exit codes and files pass through."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import AsyncIterator
+
+from polyvisor.model.faults import Invalid, NotFound
+from polyvisor.model.guest import Exec, Exit, FileStat, Output
+
+
+class FakeProcess:
+    """A command of `FakeGuest`."""
+
+    def __init__(self, guest: FakeGuest, ask: Exec) -> None:
+        self._said: asyncio.Queue[Output | Exit] = asyncio.Queue()
+        self._stdin: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._guest = guest
+        self._size = (ask.rows, ask.cols)
+        self._task = asyncio.create_task(self._run(ask))
+
+    async def _run(self, ask: Exec) -> None:
+        try:
+            async with asyncio.timeout(ask.timeout):
+                code = await self._command(list(ask.argv), ask)
+            self._said.put_nowait(Exit(code=code))
+        except TimeoutError:
+            self._said.put_nowait(Exit(timed_out=True))
+
+    async def _command(self, argv: list[str], ask: Exec) -> int:
+        name, words = argv[0].rsplit("/", 1)[-1], argv[1:]
+        if name in ("sh", "bash", "ash") and words[:1] == ["-c"]:
+            return await self._script(words[1], ask)
+        builtin = getattr(self, f"_do_{name}", None)
+        if builtin is None:
+            self._say(2, f"{name}: not found\n")
+            return 127
+        return int(await builtin(words, ask))
+
+    async def _script(self, script: str, ask: Exec) -> int:
+        code = 0
+        for line in script.replace("&&", ";").split(";"):
+            words = shlex.split(line)
+            if not words:
+                continue
+            if words[0] == "exit":
+                return int(words[1]) if len(words) > 1 else code
+            code = await self._command(words, ask)
+        return code
+
+    def _say(self, fd: int, text: str) -> None:
+        self._said.put_nowait(Output(fd, text.encode()))
+
+    async def _do_true(self, words: list[str], ask: Exec) -> int:
+        return 0
+
+    async def _do_false(self, words: list[str], ask: Exec) -> int:
+        return 1
+
+    async def _do_echo(self, words: list[str], ask: Exec) -> int:
+        fd = 2 if ">&2" in words else 1
+        self._say(fd, " ".join(w for w in words if w != ">&2") + "\n")
+        return 0
+
+    async def _do_uname(self, words: list[str], ask: Exec) -> int:
+        self._say(1, "Linux fake 0.0 x86_64\n")
+        return 0
+
+    async def _do_hostname(self, words: list[str], ask: Exec) -> int:
+        self._say(1, self._guest.hostname + "\n")
+        return 0
+
+    async def _do_env(self, words: list[str], ask: Exec) -> int:
+        self._say(1, "".join(f"{k}={v}\n" for k, v in ask.env.items()))
+        return 0
+
+    async def _do_stty(self, words: list[str], ask: Exec) -> int:
+        self._say(1, f"{self._size[0]} {self._size[1]}\n")
+        return 0
+
+    async def _do_sleep(self, words: list[str], ask: Exec) -> int:
+        await asyncio.sleep(float(words[0]))
+        return 0
+
+    async def _do_cat(self, words: list[str], ask: Exec) -> int:
+        if words:
+            self._said.put_nowait(Output(1, self._guest.files.get(words[0], b"")))
+            return 0 if words[0] in self._guest.files else 1
+        while (data := await self._stdin.get()) is not None:
+            self._said.put_nowait(Output(1, data))
+        return 0
+
+    async def read(self) -> Output | Exit:
+        """See Process."""
+        return await self._said.get()
+
+    async def write(self, data: bytes) -> None:
+        """See Process."""
+        self._stdin.put_nowait(data)
+
+    async def eof(self) -> None:
+        """See Process."""
+        self._stdin.put_nowait(None)
+
+    async def signal(self, number: int) -> None:
+        """See Process."""
+        if not self._task.done():
+            self._task.cancel()
+            self._said.put_nowait(Exit(signal=number))
+
+    async def resize(self, cols: int, rows: int) -> None:
+        """See Process."""
+        self._size = (rows, cols)
+
+    async def close(self) -> None:
+        """See Process."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class FakeGuest:
+    """A Guest."""
+
+    def __init__(self, hostname: str) -> None:
+        self.hostname = hostname
+        self.files: dict[str, bytes] = {}
+        self.mounts: dict[str, str] = {}
+        self._closed = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """See Guest."""
+        return self._closed.is_set()
+
+    async def until_ready(self) -> None:
+        """See Guest."""
+
+    async def until_closed(self) -> None:
+        """See Guest."""
+        await self._closed.wait()
+
+    async def ping(self) -> None:
+        """See Guest."""
+
+    async def execute(self, ask: Exec) -> FakeProcess:
+        """See Guest."""
+        return FakeProcess(self, ask)
+
+    async def read_file(self, path: str) -> AsyncIterator[bytes]:
+        """See Guest."""
+        if path not in self.files:
+            raise NotFound(f"path: {path} does not exist", field="path")
+        yield self.files[path]
+
+    async def write_file(self, path: str, chunks: AsyncIterator[bytes], *, mode: int) -> None:
+        """See Guest."""
+        self.files[path] = b"".join([chunk async for chunk in chunks])
+
+    async def stat(self, path: str, *, follow: bool) -> FileStat:
+        """See Guest."""
+        if path in self.files:
+            return FileStat(True, "file", 0o644, len(self.files[path]))
+        below = any(name.startswith(path.rstrip("/") + "/") for name in self.files)
+        return FileStat(True, "directory", 0o755) if below or path == "/" else FileStat(False)
+
+    async def tar_out(self, path: str) -> AsyncIterator[bytes]:
+        """See Guest. The fake has no archives."""
+        raise Invalid("the fake guest has no archives", field="path")
+        yield b""
+
+    async def tar_in(self, path: str, chunks: AsyncIterator[bytes]) -> None:
+        """See Guest. The fake has no archives."""
+        raise Invalid("the fake guest has no archives", field="path")
+
+    async def mount(self, serial: str, path: str, *, read_only: bool) -> None:
+        """See Guest."""
+        self.mounts[path] = serial
+
+    async def umount(self, path: str) -> None:
+        """See Guest."""
+        self.mounts.pop(path, None)
+
+    async def close(self) -> None:
+        """See Guest."""
+        self._closed.set()

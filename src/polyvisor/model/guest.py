@@ -1,0 +1,65 @@
+"""What passes between us and the agent inside a guest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from polyvisor.model.units import Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Exec:
+    """A command to run. `tty` gives it a terminal of `cols` × `rows`; `timeout` ends it."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cwd: str | None = None
+    user: str | None = None
+    tty: bool = False
+    cols: int = 80
+    rows: int = 24
+    timeout: Seconds | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a command ended: by itself with a code, by a signal, or at its time limit."""
+
+    code: int | None = None
+    signal: int | None = None
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A piece of what a command said: `fd` 1 or 2."""
+
+    fd: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What lies at a path; `kind` is file, directory, link, or another word of stat(2)."""
+
+    exists: bool
+    kind: str = ""
+    mode: int = 0
+    size: int = 0
+    mtime: float = 0.0
+    uid: int = 0
+    gid: int = 0
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRecord:
+    """One record of a workload's journal; `at` is the guest's clock in Unix seconds."""
+
+    at: float
+    stream: Literal["start", "stdout", "stderr", "exit"]
+    data: bytes = b""
+    code: int | None = None
+    signal: int | None = None

@@ -1,0 +1,77 @@
+"""The agent inside a guest, whoever carries it.
+
+Every call raises `Unavailable` when the connection is gone; what was under way in the guest is ended by the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from polyvisor.model.guest import Exec, Exit, FileStat, Output
+
+
+class Process(Protocol):
+    """A command running in a guest. One reader, one writer."""
+
+    async def read(self) -> Output | Exit:
+        """The next piece of output; at the end, once, how it ended."""
+
+    async def write(self, data: bytes) -> None:
+        """Bytes to its stdin; waits while the guest does not take them. Dropped once it has ended."""
+
+    async def eof(self) -> None:
+        """Close its stdin."""
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to it and its children."""
+
+    async def resize(self, cols: int, rows: int) -> None:
+        """Change its terminal's size; nothing without one."""
+
+    async def close(self) -> None:
+        """Done with it: if it still runs it is ended, with its children."""
+
+
+class Guest(Protocol):
+    """What can be asked of a guest."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone."""
+
+    async def until_ready(self) -> None:
+        """Returns once the guest says it is up. :raise Unavailable: the connection went before."""
+
+    async def until_closed(self) -> None:
+        """Returns once the connection is gone."""
+
+    async def ping(self) -> None:
+        """There and back."""
+
+    async def execute(self, ask: Exec) -> Process:
+        """Start a command. A command that cannot be started ends with 127 or 126 and says why on stderr."""
+
+    def read_file(self, path: str) -> AsyncIterator[bytes]:
+        """The file's bytes. :raise NotFound, Invalid:"""
+
+    async def write_file(self, path: str, chunks: AsyncIterator[bytes], *, mode: int) -> None:
+        """Write a file, whole or not at all, making its directories. :raise Invalid: it cannot be written."""
+
+    async def stat(self, path: str, *, follow: bool) -> FileStat:
+        """What lies at the path; absence is an answer, not a fault."""
+
+    def tar_out(self, path: str) -> AsyncIterator[bytes]:
+        """A file or directory as a tar stream."""
+
+    async def tar_in(self, path: str, chunks: AsyncIterator[bytes]) -> None:
+        """Extract a tar stream below a directory. :raise Invalid: naming a member that would land elsewhere."""
+
+    async def mount(self, serial: str, path: str, *, read_only: bool) -> None:
+        """Mount the disk of that serial, waiting a little for it to appear. :raise NotFound, Invalid:"""
+
+    async def umount(self, path: str) -> None:
+        """Sync and unmount; no mount there is fine. :raise Busy: it is in use."""
+
+    async def close(self) -> None:
+        """Let go of the connection."""
