@@ -125,9 +125,7 @@ def parse_reference(text: str, default_registry: str = "", field: str = "image")
     if registry and not _HOST.fullmatch(registry):
         raise Invalid(f"{field}: {registry[:80]!r} is not a registry's host name", field=field)
     if len(path) > 255 or not all(_PART.fullmatch(part) for part in path.split("/")):
-        raise Invalid(
-            f"{field}: {path[:80]!r} is not an image path (lower-case parts, '/' between)", field=field
-        )
+        raise Invalid(f"{field}: {path[:80]!r} is not an image path (lower-case parts, '/' between)", field=field)
     return Reference(registry, path, tag or ("" if digest else "latest"), digest)
 
 

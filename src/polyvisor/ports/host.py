@@ -89,9 +89,7 @@ class Host(Protocol):
     async def type(self, id: InstanceId, data: bytes) -> None:
         """Bytes to the console's input. :raise Unavailable: the machine does not run."""
 
-    def journal(
-        self, id: InstanceId, follow: bool, running: Callable[[], bool]
-    ) -> AsyncIterator[JournalRecord]:
+    def journal(self, id: InstanceId, follow: bool, running: Callable[[], bool]) -> AsyncIterator[JournalRecord]:
         """The workload's output so far; with `follow`, until it has exited or the machine is gone."""
 
     def log_file(self, id: InstanceId) -> Path:

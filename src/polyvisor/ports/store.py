@@ -115,9 +115,7 @@ class Operations(Protocol):
     async def save(self, operation: Operation) -> None:
         """Write journal and progress and, unless it is closed, outcome and fault (reconciler only)."""
 
-    async def page(
-        self, project: ProjectId | None, instance: InstanceId | None, limit: int
-    ) -> Sequence[Operation]:
+    async def page(self, project: ProjectId | None, instance: InstanceId | None, limit: int) -> Sequence[Operation]:
         """The latest ones."""
 
     async def prune(self, before: datetime) -> int:

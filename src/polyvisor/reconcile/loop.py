@@ -115,7 +115,10 @@ class Reconciler:
         async with self._store.follow(_WISH + "*") as topics:
             self.following.set()
             async for topic in topics:
-                self.wake(InstanceId(topic.removeprefix(_WISH)))
+                if topic == _WISH + "*":  # too many to be told one by one
+                    await self._wake_all()
+                else:
+                    self.wake(InstanceId(topic.removeprefix(_WISH)))
 
     async def _follow_hints(self) -> None:
         async for id in self._host.hints():
@@ -125,10 +128,13 @@ class Reconciler:
         while True:
             await asyncio.sleep(SCAN_EVERY)
             with contextlib.suppress(Fault):
-                async with self._store.read() as unit:
-                    instances = await unit.instances.all()
-                for instance in instances:
-                    self.wake(instance.id)
+                await self._wake_all()
+
+    async def _wake_all(self) -> None:
+        async with self._store.read() as unit:
+            instances = await unit.instances.all()
+        for instance in instances:
+            self.wake(instance.id)
 
     async def close(self) -> None:
         """Stop at once; what was under way is resumed by the next start."""

@@ -65,7 +65,7 @@ async def make_host(config: Config, id: HostId) -> Host:
     network: NetworkDriver = UserNetwork()
     if config.network.mode == NetworkMode.BRIDGE:
         network = BridgeNetwork(paths, config.default_network(), config.network.bridge)
-    bounds = Bounds(virtual_size=parse_size(config.images.largest, "images.largest"))
+    bounds = Bounds(disk=parse_size(config.images.largest, "images.largest"))
     images = LocalImages(paths.images, Settings(default_registry=config.images.registry, bounds=bounds))
     return LocalHost(id, paths, await open_qemu(), FileStorage(paths), network, images, boot)
 

@@ -76,10 +76,7 @@ class SqlImageNames:
         called: dict[str, list[str]] = {}
         for row in await self._work.rows(names):
             called.setdefault(row.digest, []).append(row.name)
-        return [
-            _named(_CODEC.decode(row.record), called.get(row.digest, []))
-            for row in await self._work.rows(query)
-        ]
+        return [_named(_CODEC.decode(row.record), called.get(row.digest, [])) for row in await self._work.rows(query)]
 
 
 def _named(image: Image, names: Sequence[str]) -> Image:

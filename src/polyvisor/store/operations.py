@@ -70,9 +70,7 @@ class SqlOperations:
             await self._work.change(mine.where(is_open).values(**_outcome(operation)))
         self._work.tell(f"fact:{operation.instance}")
 
-    async def page(
-        self, project: ProjectId | None, instance: InstanceId | None, limit: int
-    ) -> Sequence[Operation]:
+    async def page(self, project: ProjectId | None, instance: InstanceId | None, limit: int) -> Sequence[Operation]:
         """The latest ones, newest first."""
         query = select(operations).order_by(_o.created.desc(), _o.id.desc()).limit(max(0, limit))
         if project is not None:

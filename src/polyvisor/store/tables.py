@@ -202,9 +202,7 @@ image_names = Table(
     Column("name", Text, nullable=False),
     Column("digest", Text, nullable=False),
     PrimaryKeyConstraint("project", "name"),
-    ForeignKeyConstraint(
-        ["project", "digest"], ["image_grants.project", "image_grants.digest"], ondelete="CASCADE"
-    ),
+    ForeignKeyConstraint(["project", "digest"], ["image_grants.project", "image_grants.digest"], ondelete="CASCADE"),
     Index("ix_image_names_digest", "digest"),
 )
 

@@ -214,9 +214,7 @@ async def test_labels_must_all_match_and_page_correctly(store: SqlStore) -> None
         some.append(an_instance(after=n, spec=a_spec(labels=labels)))
     await put(store, *some)
     found = await pages(store, 2, ("odd", "0"), ("long", long))
-    assert [[i.id for i in page] for page in found] == [
-        [some[n].id for n in two] for two in ((0, 2), (4, 6), (8, 10))
-    ]
+    assert [[i.id for i in page] for page in found] == [[some[n].id for n in two] for two in ((0, 2), (4, 6), (8, 10))]
     assert [i.id for page in await pages(store, 5, ("odd", "1"), ("third", "0")) for i in page] == [
         some[3].id,
         some[9].id,

@@ -181,9 +181,7 @@ def an_image(letter: str, *names: str, after: int = 0) -> Image:
     config = ImageConfig(("sh",), ("-c", "ls"), (("PATH", "/bin"),), labels=(("a", "b"),))
     created = NOW + timedelta(microseconds=after)
     digest = Digest("sha256:" + letter * 64)
-    return Image(
-        digest, names, ImageKind.ROOT, ImageState.READY, created, Bytes(5), Bytes(7), config, "", 0.5
-    )
+    return Image(digest, names, ImageKind.ROOT, ImageState.READY, created, Bytes(5), Bytes(7), config, "", 0.5)
 
 
 async def test_images_are_found_by_the_names_their_projects_gave(store: SqlStore) -> None:

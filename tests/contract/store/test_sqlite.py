@@ -88,9 +88,7 @@ async def test_a_killed_writer_leaves_whole_transactions_only(tmp_path: Path) ->
     for wait in (0.05, 0.063, 0.081):
         told = await asyncio.to_thread(_write_and_kill, file, wait)
         names, events = await _found(file)
-        assert {name[1:] for name in names if name[0] == "a"} == {
-            name[1:] for name in names if name[0] == "b"
-        }
+        assert {name[1:] for name in names if name[0] == "a"} == {name[1:] for name in names if name[0] == "b"}
         assert len(names) == 2 * len(events)
         assert len(events) - told in (0, 1)  # at most the one that was committed and not yet told of
         await _clear(file)

@@ -85,8 +85,6 @@ def test_equal_texts_share_a_value_unless_they_are_long() -> None:
 
 
 def test_marks_tell_labels_apart_whatever_they_hold() -> None:
-    assert (
-        len(codec.marks([("a", "b"), ("a", "b"), ("ab", ""), ("", "ab"), ("a", "\0"), ("a", "\ud800")])) == 5
-    )
+    assert len(codec.marks([("a", "b"), ("a", "b"), ("ab", ""), ("", "ab"), ("a", "\0"), ("a", "\ud800")])) == 5
     assert codec.marks([("a", "b"), ("c", "d")]) == codec.marks([("c", "d"), ("a", "b")])
     assert codec.micros(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=1)) == 1_000_000

@@ -124,9 +124,7 @@ def copy_sparse(source: Path, out: BinaryIO, at: int) -> None:
 async def _mkimage(target: str, plan: Plan, work: Path, grub: Path) -> Path:
     early = work / "early.cfg"
     early.write_text(
-        f"search.fs_uuid {plan.uuid('root-fs')} root\n"
-        "set prefix=($root)/boot/grub\n"
-        "normal ($root)/boot/grub/grub.cfg\n"
+        f"search.fs_uuid {plan.uuid('root-fs')} root\nset prefix=($root)/boot/grub\nnormal ($root)/boot/grub/grub.cfg\n"
     )
     out = work / f"{target}.img"
     argv: Sequence[str] = [

@@ -30,9 +30,7 @@ _DIRECTORIES = {
 }  # fmt: skip
 _FILES = {
     "etc/passwd": (
-        "root:x:0:0:root:/root:/bin/sh\n"
-        "daemon:x:1:1:daemon:/:/bin/false\n"
-        "nobody:x:65534:65534:nobody:/:/bin/false\n"
+        "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"
     ),
     "etc/group": "root:x:0:\ndaemon:x:1:\ntty:x:5:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
@@ -44,14 +42,10 @@ def binary() -> Path:
     """This machine's busybox. :raise Unsupported: there is none, or it needs libraries."""
     found = shutil.which("busybox")
     if not found:
-        raise Unsupported(
-            "the busybox image needs busybox (Debian: busybox-static), which is not installed here"
-        )
+        raise Unsupported("the busybox image needs busybox (Debian: busybox-static), which is not installed here")
     path = Path(found).resolve()
     if not is_static(path.read_bytes()):
-        raise Unsupported(
-            "the busybox image needs a static busybox (Debian: busybox-static); this one is not"
-        )
+        raise Unsupported("the busybox image needs a static busybox (Debian: busybox-static); this one is not")
     return path
 
 

@@ -58,9 +58,7 @@ class Catalog:
 
     def _load(self) -> Iterator[Entry]:
         for record in sorted(self.root.glob(f"*/{_RECORD}")):
-            with suppress(
-                ValueError, KeyError, TypeError, OSError
-            ):  # not ours, or of a later version: left alone
+            with suppress(ValueError, KeyError, TypeError, OSError):  # not ours, or of a later version: left alone
                 entry = _revive(json.loads(record.read_bytes()))
                 whole = (record.parent / FILES[entry.image.kind]).is_file()
                 if whole and self._home(entry.image.id) == record.parent:

@@ -105,14 +105,10 @@ def _check_host() -> list[Source]:
         if not Path("/usr/lib/grub", target).is_dir():
             lacking.append(package)
     if lacking:
-        raise Unsupported(
-            f"the {NAME} image needs packages that are not installed here: {', '.join(lacking)}"
-        )
+        raise Unsupported(f"the {NAME} image needs packages that are not installed here: {', '.join(lacking)}")
     sources = debian_sources(CODENAME)
     if not sources:
-        raise Unsupported(
-            f"the {NAME} image needs an apt source for Debian {CODENAME}; this machine has none"
-        )
+        raise Unsupported(f"the {NAME} image needs an apt source for Debian {CODENAME}; this machine has none")
     return sources
 
 
@@ -154,9 +150,7 @@ async def _bootstrap(sources: list[Source], work: Path, progress: Progress) -> N
     finally:
         watch.cancel()
     if done.code:
-        said = (
-            log.read_text("utf-8", "replace")[-4000:] if log.exists() else done.err.decode("utf-8", "replace")
-        )
+        said = log.read_text("utf-8", "replace")[-4000:] if log.exists() else done.err.decode("utf-8", "replace")
         raise _reason(said)
 
 

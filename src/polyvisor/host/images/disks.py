@@ -71,9 +71,7 @@ def measure(path: Path, form: Form, bounds: Bounds) -> int:
         return qcow2.inspect(file.read(qcow2.WINDOW), length, bounds).virtual_size
 
 
-async def convert(
-    source: Path, form: Form, work: Path, bounds: Bounds, progress: Progress, *, uid: int | None
-) -> Disk:
+async def convert(source: Path, form: Form, work: Path, bounds: Bounds, progress: Progress, *, uid: int | None) -> Disk:
     """The file as a qcow2 of ours in `work`. Run as `uid`, relative to `work`, so that it can reach nothing else."""
     progress("copying the disk", None)
     found = await asyncio.to_thread(take, source, work / "in", bounds)
@@ -84,17 +82,13 @@ async def convert(
         os.chown(work / "in", uid, uid)
     options = "compat=1.1,cluster_size=65536,lazy_refcounts=off"
     argv = ["qemu-img", "convert", "-f", form.value, "-O", "qcow2", "-o", options, "in", "out"]
-    limits = Limits(
-        cpu_seconds=1800, address_space=4 * GIB, file_size=bounds.content + GIB, no_network=True, uid=uid
-    )
+    limits = Limits(cpu_seconds=1800, address_space=4 * GIB, file_size=bounds.content + GIB, no_network=True, uid=uid)
     done = await run(argv, cwd=work, timeout=3600, limits=limits, check=False)
     if done.code:
         said = done.err.decode("utf-8", "replace")[-400:]
         if "No space left" in said:
             raise NoCapacity("image: no room for the disk", private=said)
-        raise Invalid(
-            "image: the disk's tables are damaged, or it unpacks to too much", field="image", private=said
-        )
+        raise Invalid("image: the disk's tables are damaged, or it unpacks to too much", field="image", private=said)
     out = work / "out"
     if uid is not None:
         os.chown(out, os.geteuid(), os.getegid())

@@ -103,9 +103,7 @@ def choose(index: Mapping[str, Any], arch: str) -> Digest:
         if where.get("os") == "linux" and where.get("architecture") == arch:
             return parse_digest(str(entry.get("digest")), "image")
         offered.append(f"{where.get('os')}/{where.get('architecture')}"[:40])
-    raise Unsupported(
-        f"image: made for {', '.join(offered[:8]) or 'nothing'}, not for linux/{arch}", field="image"
-    )
+    raise Unsupported(f"image: made for {', '.join(offered[:8]) or 'nothing'}, not for linux/{arch}", field="image")
 
 
 def manifest(data: bytes, bounds: Bounds) -> Manifest:

@@ -97,9 +97,7 @@ async def unpack(kind: str, path: Path, work: Path, arch: str, bounds: Bounds, p
     try:
         return await _copy([f"{kind}:{link}"], work, arch, bounds, Meter(path.name, progress))
     except (Upstream, NotFound) as exc:
-        raise Invalid(
-            f"image: the archive {path.name!r} is damaged", field="image", private=exc.private
-        ) from exc
+        raise Invalid(f"image: the archive {path.name!r} is damaged", field="image", private=exc.private) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +217,4 @@ async def _unzstd(source: Path, out: Path, most: int) -> None:
     need("zstd")
     done = await run(argv, timeout=1800, limits=limits, check=False)
     if done.code:
-        raise Invalid(
-            "image: a zstd layer is damaged or too large", field="image", private=str(done.err[-400:])
-        )
+        raise Invalid("image: a zstd layer is damaged or too large", field="image", private=str(done.err[-400:]))

@@ -103,9 +103,7 @@ class LocalImages:
                 subject=reference,
             )
         self._check_registry(full)
-        return await self._share(
-            str(full), reference, progress, lambda flight: self._pull(full, reference, flight)
-        )
+        return await self._share(str(full), reference, progress, lambda flight: self._pull(full, reference, flight))
 
     def _check_registry(self, reference: Reference) -> None:
         allowed = self._settings.registries
@@ -120,9 +118,7 @@ class LocalImages:
         if flight is None:
             flight = self._flights[key] = _Flight(name)
             flight.task = asyncio.ensure_future(self._fly(key, flight, work))
-            flight.task.add_done_callback(
-                lambda task: task.cancelled() or task.exception()
-            )  # never "unretrieved"
+            flight.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # never "unretrieved"
         assert flight.task is not None  # set in the same breath as the flight
         flight.listeners.append(progress)
         try:
@@ -146,9 +142,7 @@ class LocalImages:
                     place = await fetch.download(exact, work, self._arch, self._settings.bounds, flight.tell)
                     image, made = await self._root(place, work, flight.tell)
                     if image.id != digest:
-                        raise Invalid(
-                            "image: the registry sent another image than it announced", field="image"
-                        )
+                        raise Invalid("image: the registry sent another image than it announced", field="image")
                     self._catalog.admit(image, made)
             for known in dict.fromkeys((reference.short, parse_reference(name).short)):
                 self._catalog.name(digest, known)
@@ -187,9 +181,7 @@ class LocalImages:
             elif form is Form.GZIP:
                 raise Invalid("image: packed more than once", field="image")
             else:
-                place = await fetch.unpack(
-                    form.value, path, work, self._arch, self._settings.bounds, progress
-                )
+                place = await fetch.unpack(form.value, path, work, self._arch, self._settings.bounds, progress)
                 image, made = await self._root(place, work, progress)
             progress("ready", 1.0)
             return self._admit(image, made, short)
@@ -209,9 +201,7 @@ class LocalImages:
     async def build(self, name: str, progress: Progress) -> Image:
         """See `ports.images.Images.build`."""
         if name not in BUILT_IN:
-            raise NotFound(
-                f"there is no built-in image {name!r}; there are {', '.join(BUILT_IN)}", subject=name
-            )
+            raise NotFound(f"there is no built-in image {name!r}; there are {', '.join(BUILT_IN)}", subject=name)
         recipe = busybox.recipe(busybox.binary()) if name == busybox.NAME else debian.recipe()
         known = self._catalog.made_by(recipe)
         if known:

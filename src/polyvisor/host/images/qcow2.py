@@ -53,8 +53,8 @@ def inspect(head: bytes, length: int, bounds: Bounds) -> Header:
     """
     if len(head) < _V2.size or head[:4] != MAGIC:
         raise _no("has no qcow2 header")
-    (_, version, backing, backing_len, bits, size, crypt, l1, l1_at, ref_at, ref_n, snaps, snaps_at) = (
-        _V2.unpack_from(head)
+    (_, version, backing, backing_len, bits, size, crypt, l1, l1_at, ref_at, ref_n, snaps, snaps_at) = _V2.unpack_from(
+        head
     )
     if version not in (2, 3):
         raise _no(f"is of version {version}; only 2 and 3 are understood")

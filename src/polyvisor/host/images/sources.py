@@ -55,9 +55,7 @@ def _parse(path: Path) -> Iterator[Source]:
 def _stanza(stanza: str) -> Iterator[Source]:
     lines = [line for line in stanza.splitlines() if not line.startswith("#")]
     joined = re.sub(r"\n[ \t]+", " ", "\n".join(lines))
-    fields = {
-        k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in joined.splitlines())
-    }
+    fields = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in joined.splitlines())}
     if fields.get("enabled", "yes").lower() == "no" or "deb" not in fields.get("types", "").split():
         return
     key = fields.get("signed-by", "")

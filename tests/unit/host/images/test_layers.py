@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyvisor.host.images.flatten import Kind, Tree
+from polyvisor.host.images.flatten import Tree
 from polyvisor.host.images.layers import members, write_tar
 from polyvisor.model.faults import Invalid
 
@@ -38,7 +38,14 @@ def test_owner_mode_time_links_and_capabilities_survive(tmp_path: Path) -> None:
     text = CAPABILITY.decode("utf-8", "surrogateescape")
     layer = tar(
         tmp_path / "in",
-        info("bin/ping", mode=0o4755, uid=7, gid=3_000_000, mtime=1234, pax_headers={"SCHILY.xattr.security.capability": text}),
+        info(
+            "bin/ping",
+            mode=0o4755,
+            uid=7,
+            gid=3_000_000,
+            mtime=1234,
+            pax_headers={"SCHILY.xattr.security.capability": text},
+        ),
         info("bin/p", tarfile.LNKTYPE, linkname="bin/ping"),
         info("ünï-" + "long/" * 40, tarfile.DIRTYPE, mode=0o1777),
         info("s", tarfile.SYMTYPE, linkname="/x/../y"),
@@ -80,7 +87,9 @@ def test_members_that_no_image_needs_are_refused(tmp_path: Path, entry: tarfile.
 
 
 def test_labels_of_other_security_modules_are_left_out(tmp_path: Path) -> None:
-    layer = tar(tmp_path / "in", info("x", pax_headers={"SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.user.a": "b"}))
+    layer = tar(
+        tmp_path / "in", info("x", pax_headers={"SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.user.a": "b"})
+    )
     assert [member.xattrs for member in members(layer, 0)] == [(("user.a", "b"),)]
 
 

@@ -15,9 +15,7 @@ def upgrade() -> None:
     """Apply."""
     op.create_table(
         "events",
-        sa.Column(
-            "seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("subject", sa.Text(), nullable=False),
@@ -60,9 +58,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_operations_created", "operations", ["created", "id"], unique=False)
     op.create_index("ix_operations_finished", "operations", ["finished"], unique=False)
-    op.create_index(
-        "ix_operations_instance_created", "operations", ["instance", "created", "id"], unique=False
-    )
+    op.create_index("ix_operations_instance_created", "operations", ["instance", "created", "id"], unique=False)
     op.create_index("ix_operations_project_created", "operations", ["project", "created", "id"], unique=False)
     op.create_index(
         "uq_operations_instance",
@@ -114,18 +110,14 @@ def upgrade() -> None:
         "image_grants",
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["digest"], ["images.digest"], name=op.f("fk_image_grants_digest"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["digest"], ["images.digest"], name=op.f("fk_image_grants_digest"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("project", "digest", name=op.f("pk_image_grants")),
     )
     op.create_index("ix_image_grants_digest", "image_grants", ["digest"], unique=False)
 
     op.create_table(
         "instances",
-        sa.Column(
-            "number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
+        sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
@@ -182,9 +174,7 @@ def upgrade() -> None:
 
     op.create_table(
         "attachments",
-        sa.Column(
-            "seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("instance", sa.Text(), nullable=False),
         sa.Column("volume", sa.Text(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
@@ -219,9 +209,7 @@ def upgrade() -> None:
         "labels",
         sa.Column("mark", sa.Text(), nullable=False),
         sa.Column("instance", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["instance"], ["instances.id"], name=op.f("fk_labels_instance"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["instance"], ["instances.id"], name=op.f("fk_labels_instance"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("mark", "instance", name=op.f("pk_labels")),
     )
     op.create_index("ix_labels_instance", "labels", ["instance"], unique=False)
