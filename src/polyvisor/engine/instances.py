@@ -85,7 +85,7 @@ class InstancesEngine:
             raise Invalid("lifetime: must be more than 0 seconds", field="lifetime")
         image = await self._images.resolve(principal, wanted.image)
         instance = self._draft(principal, wanted, image, name)
-        await self._host.check(Blueprint(instance.id, 0, instance.name, instance.spec, None))
+        await self._host.check(Blueprint(instance.id, 0, instance.project, instance.name, instance.spec, None))
         report = await self._host.report()
         async with self._store.write() as unit:
             if receipt:

@@ -151,7 +151,7 @@ class LocalHost:
 
     async def unplug(self, blueprint: Blueprint) -> None:
         """See Host."""
-        await self._network.unplug(blueprint.id)
+        await self._network.unplug(blueprint)
 
     async def _machine(self, blueprint: Blueprint, *, launching: bool) -> Machine:
         here = self._paths.instance(blueprint.id)

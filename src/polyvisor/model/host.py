@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from polyvisor.model.ids import HostId, InstanceId
+from polyvisor.model.ids import HostId, InstanceId, ProjectId
 from polyvisor.model.instance import Address, Ended, RunRecord
 from polyvisor.model.spec import Spec
 from polyvisor.model.units import Bytes
@@ -50,6 +50,7 @@ class Blueprint:
 
     id: InstanceId
     number: int
+    project: ProjectId
     name: str
     spec: Spec
     address: Address | None

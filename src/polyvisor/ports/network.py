@@ -22,7 +22,7 @@ class NetworkDriver(Protocol):
     async def plug(self, blueprint: Blueprint) -> None:
         """The instance's part is there. Undone by `unplug`."""
 
-    async def unplug(self, id: InstanceId) -> None:
+    async def unplug(self, blueprint: Blueprint) -> None:
         """Nothing of the instance is left."""
 
     def nic(self, blueprint: Blueprint) -> UserNic | TapNic | None:

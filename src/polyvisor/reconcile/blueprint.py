@@ -23,4 +23,6 @@ def serial_of(volume: VolumeId) -> str:
 def blueprint_of(instance: Instance) -> Blueprint:
     """The instance for its host."""
     disks = tuple(disk_of(mount) for mount in instance.mounts)
-    return Blueprint(instance.id, instance.number, instance.name, instance.spec, instance.address, disks)
+    return Blueprint(
+        instance.id, instance.number, instance.project, instance.name, instance.spec, instance.address, disks
+    )

@@ -26,7 +26,7 @@ class UserNetwork:
     async def plug(self, blueprint: Blueprint) -> None:
         """See NetworkDriver."""
 
-    async def unplug(self, id: InstanceId) -> None:
+    async def unplug(self, blueprint: Blueprint) -> None:
         """See NetworkDriver."""
 
     def nic(self, blueprint: Blueprint) -> UserNic | None:
