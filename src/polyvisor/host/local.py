@@ -40,7 +40,7 @@ _OVERHEAD = Bytes(64 * MIB)  # what a hypervisor process needs beside the guest'
 class LocalHost:
     """A Host in this process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a host are what it is made of
         self,
         id: HostId,
         paths: Paths,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 from polyvisor.host.guest.journal import last_exit
@@ -34,7 +33,7 @@ def save(directory: Path, record: RunRecord) -> None:
     """Write, durable against a crash of ours: under another name, then renamed."""
     part = directory / (_FILE + ".part")
     part.write_text(json.dumps(dataclasses.asdict(record)))
-    os.replace(part, directory / _FILE)
+    part.replace(directory / _FILE)
 
 
 def load(directory: Path) -> RunRecord | None:

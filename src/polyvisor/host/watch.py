@@ -48,7 +48,7 @@ class Watcher:
         await vm.gone()
         self._ready.discard(id)
         self._queue.put_nowait(id)
-        while await vm.status() is not Sight.GONE:  # shut down: the process stays until somebody ends it
+        while await vm.status() is not Sight.GONE:  # noqa: ASYNC110 - the machine is asked; shut down: the process stays until somebody ends it
             await asyncio.sleep(1.0)
         self._queue.put_nowait(id)
 

@@ -18,7 +18,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from polyvisor.model.ids import HostId, mint
+from polyvisor.model.ids import HostId, InstanceId, mint
 from polyvisor.ports import store as port
 from polyvisor.store import engines, migrations
 from polyvisor.store.bulletin import Bulletin

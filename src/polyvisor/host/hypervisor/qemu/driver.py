@@ -70,6 +70,7 @@ class Qemu:
         self._facts = facts
         self.version = facts.version
         self.accelerator = facts.accelerator.name
+        self.refused = facts.accelerator.refused
         self.abilities = frozenset({"micro", "bios", "hotplug"} | ({"uefi"} if facts.ovmf_code else set()))
 
     def check(self, blueprint: Blueprint) -> None:

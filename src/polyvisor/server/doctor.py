@@ -1,0 +1,126 @@
+"""`polyvisor doctor`: what this host can do, found by doing it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from polyvisor.host.hypervisor.qemu.driver import open_qemu
+from polyvisor.host.run import run
+from polyvisor.model.faults import Fault
+from polyvisor.model.network import NetworkMode
+from polyvisor.model.units import GIB, show_size
+from polyvisor.server.config import Config
+
+_TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "mke2fs": "e2fsprogs",
+    "sqfstar": "squashfs-tools",
+    "skopeo": "skopeo",
+    "xorrisofs": "xorriso",
+    "busybox": "busybox-static",
+    "musl-gcc": "musl-tools",
+    "setpriv": "util-linux",
+}
+_DEBIAN_TOOLS = {
+    "mmdebstrap": "mmdebstrap",
+    "mkfs.vfat": "dosfstools",
+    "mcopy": "mtools",
+    "grub-mkimage": "grub-common",
+}
+_BRIDGE_TOOLS = {"ip": "iproute2", "nft": "nftables", "dnsmasq": "dnsmasq-base"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `needed`: these settings cannot do without it."""
+
+    name: str
+    ok: bool
+    needed: bool
+    text: str
+
+
+async def examine(config: Config) -> list[Finding]:
+    """Everything, each found by trying."""
+    bridge = config.network.mode == NetworkMode.BRIDGE
+    findings = [await _accelerator(), _kvm_device(), _disk(config)]
+    findings += [_tool(name, package, True) for name, package in _TOOLS.items()]
+    findings += [_tool(name, package, False) for name, package in _DEBIAN_TOOLS.items()]
+    findings += [_tool(name, package, bridge) for name, package in _BRIDGE_TOOLS.items()]
+    findings += [await _try("tap", _tap, bridge), await _try("nftables", _nftables, bridge), _cgroups(), _uefi()]
+    findings.append(Finding("uid per VM", os.geteuid() == 0, False, "machines run under uids of their own" if
+                            os.geteuid() == 0 else "not root: machines run under this user's uid"))  # fmt: skip
+    return findings
+
+
+async def _accelerator() -> Finding:
+    try:
+        driver = await open_qemu()
+    except Fault as fault:
+        return Finding("accelerator", False, True, f"{fault.public} {fault.private}")
+    why = f" ({driver.refused})" if driver.refused else ""
+    return Finding("accelerator", True, True, f"{driver.accelerator}: ran guest code in QEMU {driver.version}{why}")
+
+
+def _kvm_device() -> Finding:
+    ok = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    return Finding("/dev/kvm", ok, False, "opens (that alone proves nothing)" if ok else "not accessible")
+
+
+def _disk(config: Config) -> Finding:
+    place = config.data
+    while not place.exists():
+        place = place.parent
+    usage = os.statvfs(place)
+    free = usage.f_bavail * usage.f_frsize
+    return Finding("disk", free > GIB, True, f"{show_size(free)} free for {config.data}")
+
+
+def _tool(name: str, package: str, needed: bool) -> Finding:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    return Finding(name, found is not None, needed, found or f"not installed (Debian: {package})")
+
+
+async def _try(name: str, attempt: Callable[[], Awaitable[str]], needed: bool) -> Finding:
+    try:
+        return Finding(name, True, needed, await attempt())
+    except (Fault, OSError) as error:
+        return Finding(name, False, needed, getattr(error, "private", "") or str(error))
+
+
+async def _in_a_namespace(script: str) -> None:
+    """Try it where nothing of the host can be touched."""
+    await run(["unshare", "--net", "sh", "-ec", script], timeout=10)
+
+
+async def _tap() -> str:
+    await _in_a_namespace(
+        "ip tuntap add pvdoctor mode tap; ip link add pvbr type bridge; ip link set pvdoctor master pvbr"
+    )
+    return "made a bridge and a TAP in a network namespace"
+
+
+async def _nftables() -> str:
+    with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
+        file.write("table inet t { chain c { type nat hook postrouting priority srcnat; masquerade; } }\n")
+        file.flush()
+        await _in_a_namespace(f"nft -f {file.name}")
+    return "loaded a NAT rule in a network namespace"
+
+
+def _cgroups() -> Finding:
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return Finding("cgroups", True, False, "version 2")
+    ok = Path("/sys/fs/cgroup/memory").exists()
+    return Finding("cgroups", ok, False, "version 1" if ok else "none")
+
+
+def _uefi() -> Finding:
+    found = [p for p in ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd") if Path(p).exists()]
+    return Finding("UEFI", bool(found), False, found[0] if found else "not installed (Debian: ovmf)")
