@@ -77,6 +77,18 @@ static void forget(struct process *process)
     process_free(process);
 }
 
+static void flush(void)
+{
+    while (outgoing.size) {
+        ssize_t sent = write(port, outgoing.data, outgoing.size < CHUNK ? outgoing.size : CHUNK);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent <= 0)
+            return;
+        buffer_drop(&outgoing, (size_t)sent);
+    }
+}
+
 /* -- what the host says ------------------------------------------------------------------------------------ */
 
 /* Everything but the workload ends. A killed child without a channel is reaped like any stranger. */
@@ -116,8 +128,9 @@ static void begin(const struct frame *frame)
     }
     const char *name = pairs_find(request, "verb", ""), *error = NULL;
     if (!strcmp(name, "shutdown")) {
-        ask_shutdown();
         say(RESULT, 0, frame->channel, NULL, 0);
+        flush(); /* what follows may not come back */
+        ask_shutdown();
         return;
     }
     verb_function *verb = NULL;
@@ -289,18 +302,6 @@ static int64_t move_on(void)
 }
 
 /* -- the loop ---------------------------------------------------------------------------------------------- */
-
-static void flush(void)
-{
-    while (outgoing.size) {
-        ssize_t sent = write(port, outgoing.data, outgoing.size < CHUNK ? outgoing.size : CHUNK);
-        if (sent < 0 && errno == EINTR)
-            continue;
-        if (sent <= 0)
-            return;
-        buffer_drop(&outgoing, (size_t)sent);
-    }
-}
 
 static void hear(void)
 {
