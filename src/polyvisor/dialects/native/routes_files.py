@@ -170,16 +170,19 @@ async def events(
     if not follow:
         found = await core.events.after(caller, seq)
         return StreamingResponse(iter([_sse(e) for e in found]), media_type=_EVENTS)
-    return StreamingResponse(_kept_alive(core.events.follow(caller, seq)), media_type=_EVENTS)
+    return StreamingResponse(_kept_alive(core.events.follow(caller, seq), seq), media_type=_EVENTS)
 
 
 def _sse(event: Event) -> bytes:
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {event_to(event).model_dump_json()}\n\n".encode()
 
 
-async def _kept_alive(source: AsyncIterator[Event]) -> AsyncIterator[bytes]:
-    """Events, and a comment now and then, so that a proxy or a dead peer is noticed."""
-    yield b": hello\n\n"
+async def _kept_alive(source: AsyncIterator[Event], seq: int) -> AsyncIterator[bytes]:
+    """Events, and a comment now and then, so that a proxy or a dead peer is noticed.
+
+    The first word is a number without an event: who loses the connection before the first event can resume too.
+    """
+    yield f"id: {seq}\n: hello\n\n".encode()
     coming = asyncio.ensure_future(anext(source))
     try:
         while True:
