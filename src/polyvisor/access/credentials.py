@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -67,7 +68,8 @@ class Doorkeeper:
         async with self._store.read() as unit:
             user: User | None = await unit.identities.user(credential.name)
         try:  # an unknown name costs the same time as a wrong password
-            self._hasher.verify(user.password if user else self._decoy, credential.password)
+            known = user.password if user else self._decoy
+            await asyncio.to_thread(self._hasher.verify, known, credential.password)  # slow by design
         except (VerificationError, InvalidHashError) as error:
             raise Unauthenticated() from error
         if user is None:
