@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from time import monotonic
@@ -78,7 +78,7 @@ class InstancesEngine:
         """
         require(principal, Action.CREATE)
         name = check_name(wanted.name) if wanted.name else ""
-        digest = hashlib.sha256(repr(wanted).encode()).hexdigest()
+        digest = hashlib.sha256(repr(astuple(wanted)).encode()).hexdigest()
         if receipt:
             async with self._store.read() as unit:
                 earlier = await self._repeated(unit, principal, receipt, digest)

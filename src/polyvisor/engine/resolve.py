@@ -19,8 +19,9 @@ def resolve_spec(wanted: Create, image: Image) -> Spec:
     shape = Shape.MICRO if image.kind is ImageKind.ROOT else Shape.FULL
     if wanted.shape not in (None, shape):
         raise Invalid(f"shape: {wanted.image} is for shape {shape}", field="shape")
-    memory = wanted.memory or (DEFAULT_MEMORY if shape is Shape.MICRO else _FULL_MEMORY)
-    disk = wanted.disk or max(DEFAULT_DISK, image.virtual_size)
+    default = DEFAULT_MEMORY if shape is Shape.MICRO else _FULL_MEMORY
+    memory = default if wanted.memory is None else wanted.memory
+    disk = max(DEFAULT_DISK, image.virtual_size) if wanted.disk is None else wanted.disk
     if shape is Shape.FULL and disk < image.virtual_size:
         raise Invalid(f"disk: the image needs at least {image.virtual_size} bytes", field="disk")
     return check_spec(

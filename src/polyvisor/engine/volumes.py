@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -36,14 +37,23 @@ class VolumesEngine:
         self._instances = instances
         self._files = asyncio.Lock()  # one change of a volume's file at a time, with its record
 
-    async def create(self, principal: Principal, name: str, size: Bytes) -> Volume:
+    async def create(self, principal: Principal, name: str, size: Bytes, receipt: str = "") -> Volume:
         """A volume with an empty ext4 file system. The record comes first, so that no file is ever without one.
 
+        `receipt` is an idempotency key: a repeat answers with the first one's volume.
         :raise Invalid, Exists, OverQuota, NoCapacity:
         """
         require(principal, Action.CREATE)
         check_name(name)
         _check_size(size)
+        digest = hashlib.sha256(repr(("volume", name, size)).encode()).hexdigest()
+        if receipt:
+            async with self._store.read() as unit:
+                found = await unit.receipts.find(principal.project, receipt)
+                if found is not None and found[0] != digest:
+                    raise Invalid("the idempotency key was used for another request", field="Idempotency-Key")
+                if found is not None:
+                    return await unit.volumes.get(VolumeId(found[1]))
         volume = Volume(
             VolumeId(mint()),
             principal.project,
@@ -67,6 +77,8 @@ class VolumesEngine:
         async with self._store.write() as unit:
             await unit.volumes.save(volume.id, VolumeState.READY, size)
             await unit.events.append(_event("volume.created", volume, self._clock()))
+            if receipt:
+                await unit.receipts.add(principal.project, receipt, digest, volume.id, self._clock())
             return await unit.volumes.get(volume.id)
 
     async def find(self, unit: Unit, principal: Principal, key: str, action: Action) -> Volume:

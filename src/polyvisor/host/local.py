@@ -245,6 +245,8 @@ class LocalHost:
         await self._storage.resize_volume(disk)
         if vm is not None:
             await vm.grow(disk.serial, disk.size)
+            with contextlib.suppress(Unavailable):
+                await (await vm.guest()).grow(disk.serial)
 
     # -- streams -------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from polyvisor.model.guest import Exec, Exit, FileStat, Output
+from polyvisor.model.instance import Address
 
 
 class Process(Protocol):
@@ -72,6 +73,15 @@ class Guest(Protocol):
 
     async def umount(self, path: str) -> None:
         """Sync and unmount; no mount there is fine. :raise Busy: it is in use."""
+
+    async def grow(self, serial: str) -> None:
+        """Let the mounted file system of the disk of that serial fill it; one that is not mounted is fine."""
+
+    async def set_network(self, address: Address, hostname: str) -> None:
+        """Another address and name, at once. :raise Invalid:"""
+
+    async def shutdown(self) -> None:
+        """Ask the workload to end, then power off. Returns at once; the workload may not obey."""
 
     async def close(self) -> None:
         """Let go of the connection."""

@@ -6,12 +6,55 @@ Requests refuse unknown fields: a field that is accepted has an effect.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-Size = Annotated[int | str, Field(description="Bytes, or text such as `512M` or `2G` (powers of 1024).")]
-Duration = Annotated[float | str, Field(description="Seconds, or text such as `30s` or `1h30m`.")]
+LARGEST = 2**63 - 1  # what stores and guests can count to
+
+
+def _sane(text: str) -> str:
+    """No text with these can reach a guest, a file name or every kind of store."""
+    if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
+        raise PydanticCustomError("text", "must not hold a NUL character or half of a surrogate pair")
+    return text
+
+
+def _size(value: Any) -> int | str:
+    """One validator instead of a union, whose errors would name the branch beside the field."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST:
+        return value
+    if isinstance(value, str) and len(value) <= 32 and value.isascii():
+        return value
+    raise PydanticCustomError("size", "must be a number of bytes, or text such as 512M or 2G")
+
+
+def _duration(value: Any) -> float | str:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST:
+        return float(value)  # NaN and infinity fail both comparisons
+    if isinstance(value, str) and len(value) <= 32 and value.isascii():
+        return value
+    raise PydanticCustomError("duration", "must be a number of seconds, or text such as 30s or 1h30m")
+
+
+Text = Annotated[str, AfterValidator(_sane)]
+Size = Annotated[
+    int | str,
+    PlainValidator(_size),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}),
+    Field(description="Bytes, or text such as `512M` or `2G` (powers of 1024)."),
+]
+Duration = Annotated[
+    float | str,
+    PlainValidator(_duration),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}),
+    Field(description="Seconds, or text such as `30s` or `1h30m`."),
+]
+Name = Annotated[Text, Field(min_length=1, max_length=63)]
+EnvName = Annotated[Text, Field(min_length=1, max_length=256, pattern=r"^[^=]+$")]
+Label = Annotated[Text, Field(min_length=1, max_length=128, pattern=r"^[^=]+$")]
+Labels = Annotated[dict[Label, Annotated[Text, Field(max_length=1024)]], Field(max_length=64)]
 State = Literal[
     "creating", "starting", "running", "pausing", "paused", "resuming", "stopping", "stopped", "deleting", "failed",
     "lost",
@@ -20,7 +63,7 @@ Until = Literal["accepted", "launched", "ready"]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class _Reply(BaseModel):
@@ -38,16 +81,16 @@ class PortRequest(_Request):
 class MountRequest(_Request):
     """A volume, by id or name. Without a path it is a bare block device."""
 
-    volume: str
-    path: str = ""
+    volume: Name
+    path: Text = ""
     read_only: bool = False
 
 
 class CloudInitRequest(_Request):
     """First-boot data for disk images: cloud-init user data, and SSH keys for `user` (the image's default if empty)."""
 
-    user_data: str = Field(default="", max_length=65536)
-    ssh_keys: list[str] = Field(default_factory=list, max_length=64)
+    user_data: Text = Field(default="", max_length=65536)
+    ssh_keys: list[Annotated[Text, Field(max_length=16384)]] = Field(default_factory=list, max_length=64)
     user: str = Field(default="", max_length=32, pattern=r"^([a-z_][a-z0-9_-]*)?$")
 
 
@@ -62,19 +105,19 @@ class RestartRequest(_Request):
 class CreateInstance(_Request):
     """What to create. Only the image is required; it decides the shape."""
 
-    image: str
-    name: str | None = None
+    image: Annotated[Text, Field(min_length=1, max_length=512)]
+    name: Name | None = None
     vcpus: int = 1
     memory: Size | None = None
     disk: Size | None = None
     shape: Literal["micro", "full"] | None = None
     firmware: Literal["bios", "uefi"] | None = None
-    command: list[str] | None = None
-    entrypoint: list[str] | None = None
-    env: dict[str, str] = Field(default_factory=dict)
-    cwd: str = ""
-    user: str = ""
-    hostname: str = ""
+    command: list[Text] | None = None
+    entrypoint: list[Text] | None = None
+    env: dict[EnvName, Text] = Field(default_factory=dict)
+    cwd: Text = Field(default="", max_length=4096)
+    user: Text = Field(default="", max_length=256)
+    hostname: Text = ""
     network: bool = True
     ports: list[PortRequest] = Field(default_factory=list, max_length=256)
     volumes: list[MountRequest] = Field(default_factory=list, max_length=16)
@@ -84,14 +127,14 @@ class CreateInstance(_Request):
     grace: Duration = 30.0
     lifetime: Duration | None = None
     power: Literal["on", "off"] = "on"
-    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+    labels: Labels = Field(default_factory=dict)
 
 
 class UpdateInstance(_Request):
     """What may change without touching the machine. `lifetime` counts from now; 0 takes it away."""
 
-    name: str | None = None
-    labels: dict[str, str] | None = None
+    name: Name | None = None
+    labels: Labels | None = None
     lifetime: Duration | None = None
 
 
@@ -115,7 +158,7 @@ class AttachVolume(MountRequest):
 class CreateVolume(_Request):
     """A volume with an empty ext4 file system."""
 
-    name: str
+    name: Name
     size: Size
 
 
@@ -128,7 +171,7 @@ class ResizeVolume(_Request):
 class PullImage(_Request):
     """An image by name: built-in, or `registry/path:tag`."""
 
-    name: str
+    name: Annotated[Text, Field(min_length=1, max_length=512)]
 
 
 class Exit(_Reply):
@@ -336,14 +379,22 @@ class LogRecord(_Reply):
 class ExecRequest(_Request):
     """The first message on an exec socket."""
 
-    argv: list[str] = Field(min_length=1, max_length=4096)
-    env: dict[str, str] = Field(default_factory=dict)
-    cwd: str = ""
-    user: str = ""
+    argv: list[Text] = Field(min_length=1, max_length=4096)
+    env: dict[EnvName, Text] = Field(default_factory=dict)
+    cwd: Text = Field(default="", max_length=4096)
+    user: Text = Field(default="", max_length=256)
     tty: bool = False
     rows: int = Field(default=24, ge=1, le=10_000)
     cols: int = Field(default=80, ge=1, le=10_000)
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, le=31_536_000)
+
+
+class ExecOrder(_Request):
+    """A text message to a running command: its stdin ends, its terminal has another size (rows, columns), a signal."""
+
+    eof: bool = False
+    resize: tuple[Annotated[int, Field(ge=1, le=10_000)], Annotated[int, Field(ge=1, le=10_000)]] | None = None
+    signal: int | None = Field(default=None, ge=1, le=64)
 
 
 class ExecResult(_Reply):

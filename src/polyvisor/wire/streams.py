@@ -1,8 +1,9 @@
 """Framing of the exec and console sockets.
 
 Binary messages carry one channel byte and data; text messages carry JSON. Client to server: channel 0 is stdin;
-text `{"eof":true}`, `{"resize":[rows,cols]}`, `{"signal":n}`. Server to client: channel 1 stdout, 2 stderr; text is
-an `ExecResult` or a `Problem`, and is the last message. A console socket carries bare binary data both ways.
+text is first an `ExecRequest`, then any `ExecOrder`: `{"eof":true}`, `{"resize":[rows,cols]}`, `{"signal":n}`. Server
+to client: channel 1 stdout, 2 stderr; text is an `ExecResult` or a `Problem`, and is the last message. A console
+socket carries bare binary data both ways. A message that is none of these ends the socket with a `Problem`.
 """
 
 from __future__ import annotations

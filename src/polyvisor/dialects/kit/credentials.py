@@ -17,5 +17,7 @@ def from_authorization(header: str) -> Credential | None:
             name, _, password = base64.b64decode(rest.strip(), validate=True).decode().partition(":")
         except ValueError:
             return None
+        if "\0" in name:  # no user is called that, and not every store can be asked
+            return None
         return Credential(name=name, password=password)
     return None

@@ -4,34 +4,52 @@ from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
 
 from polyvisor import __version__
 from polyvisor.dialects.native import errors, routes_files, routes_instances, routes_sockets, routes_things
-from polyvisor.dialects.native.auth import Caller, Core
+from polyvisor.dialects.native.auth import DOCUMENT, PREFIX, Caller, Core, Door
+from polyvisor.dialects.native.describe import describe
+from polyvisor.dialects.native.limits import BodyLimit
 from polyvisor.engine import Engine
-from polyvisor.wire.native import Problem
 
 _ASSETS = "/docs/assets"
 
 
+class _Native(FastAPI):
+    """FastAPI with our own word on the document."""
+
+    def openapi(self) -> dict[str, object]:
+        """The document."""
+        return describe(self)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
 def make_app(engine: Engine) -> FastAPI:
     """The native API over `engine`, at its absolute paths."""
-    app = FastAPI(
+    app = _Native(
         title="polyvisor",
+        description="Virtual machines over HTTP. Every error is a `Problem`; unknown fields are refused.",
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/api/v1/openapi.json",
-        responses={"default": {"model": Problem}},
+        openapi_url=DOCUMENT,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
     )
     app.state.engine = engine
     errors.install(app)
-    api = APIRouter(prefix="/api/v1")
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Door, engine=engine)
+    api = APIRouter(prefix=PREFIX)
     for module in (routes_files, routes_sockets, routes_instances, routes_things):
         api.include_router(module.router)
-    app.include_router(api)
+    app.include_router(api, responses=errors.responses())
     app.include_router(_health())
     _add_docs(app)
     return app
@@ -45,13 +63,13 @@ def _health() -> APIRouter:
         """The process answers."""
         return "ok\n"
 
-    @router.get("/readyz", response_class=PlainTextResponse)
+    @router.get("/readyz", response_class=PlainTextResponse, responses={503: {"description": "Not ready"}})
     async def readyz(core: Core) -> PlainTextResponse:
         """The store answers and the host can take instances."""
         ok = await core.hosts.healthy()
         return PlainTextResponse("ok\n" if ok else "not ready\n", 200 if ok else 503)
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=PlainTextResponse, responses=errors.responses())
     async def metrics(caller: Caller, core: Core) -> str:
         """Prometheus text."""
         usage = await core.hosts.usage(caller)
@@ -73,7 +91,7 @@ def _add_docs(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return get_swagger_ui_html(
-            openapi_url="/api/v1/openapi.json",
+            openapi_url=DOCUMENT,
             title="polyvisor API",
             swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
             swagger_css_url=f"{_ASSETS}/swagger-ui.css",

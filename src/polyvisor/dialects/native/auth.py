@@ -1,4 +1,7 @@
-"""Finding the credential: Bearer or Basic authorization, or an `X-API-Key` header."""
+"""The door: who asks is known before a route is looked at or a body read, so no route can forget to ask.
+
+Bearer or Basic authorization, or an `X-API-Key` header.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyvisor.dialects.kit.credentials import from_authorization
+from polyvisor.dialects.native.errors import reply
 from polyvisor.engine import Engine
+from polyvisor.model.faults import Fault
 from polyvisor.model.principal import Credential, Principal
+
+PREFIX = "/api/v1"
+DOCUMENT = f"{PREFIX}/openapi.json"
 
 
 def credential(connection: HTTPConnection) -> Credential | None:
@@ -25,9 +34,33 @@ def engine_of(connection: HTTPConnection) -> Engine:
     return engine
 
 
-async def caller(connection: HTTPConnection) -> Principal:
-    """The authenticated caller. :raise Unauthenticated:"""
-    return await engine_of(connection).authenticate(credential(connection))
+def caller(connection: HTTPConnection) -> Principal:
+    """The authenticated caller, as the door let it in."""
+    principal: Principal = connection.state.caller
+    return principal
+
+
+def is_guarded(path: str) -> bool:
+    """Whether a credential is needed: everywhere but for the documents and the health of the process."""
+    return path == "/metrics" or (path.startswith(PREFIX) and path != DOCUMENT)
+
+
+class Door:
+    """Middleware. A WebSocket is refused as a plain request is: with a status and a body, before the upgrade."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self._app = app
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and is_guarded(scope["path"]):
+            try:
+                principal = await self._engine.authenticate(credential(HTTPConnection(scope)))
+            except Fault as fault:
+                await reply(fault)(scope, receive, send)
+                return
+            scope.setdefault("state", {})["caller"] = principal
+        await self._app(scope, receive, send)
 
 
 Caller = Annotated[Principal, Depends(caller)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from polyvisor.dialects.kit.tables import total
 from polyvisor.model import faults
@@ -17,7 +20,7 @@ from polyvisor.wire.native import Problem
 
 log = logging.getLogger("polyvisor.native")
 
-STATUS = total(
+STATUS: Mapping[type[Fault], int] = total(
     {
         faults.Invalid: 422,
         faults.Unauthenticated: 401,
@@ -39,12 +42,27 @@ STATUS = total(
     "native statuses",
 )
 
-_BARE = {404: "NotFound", 405: "Invalid", 413: "Invalid", 415: "Invalid"}
+_BARE = {404: "NotFound"}  # all else that the framework refuses by itself is the request's fault
+_LONGEST = 2000
+
+
+def responses() -> dict[int | str, dict[str, Any]]:
+    """Every error status with the kinds behind it, for the published document."""
+    kinds: dict[int, list[str]] = {413: ["Invalid"]}
+    for fault, status in STATUS.items():
+        kinds.setdefault(status, []).append(fault.__name__)
+    return {status: {"model": Problem, "description": ", ".join(kinds[status])} for status in sorted(kinds)}
+
+
+def _clean(text: str) -> str:
+    """What can be sent: callers' words come back in messages, and not all of them are Unicode."""
+    return text[:_LONGEST].encode(errors="replace").decode()
 
 
 def problem(fault: Fault) -> Problem:
     """The body of a fault."""
-    return Problem(kind=fault.kind, message=fault.public, field=fault.field, subject=fault.subject)
+    field, subject = (None if text is None else _clean(text) for text in (fault.field, fault.subject))
+    return Problem(kind=fault.kind, message=_clean(fault.public), field=field, subject=subject)
 
 
 def reply(fault: Fault) -> Response:
@@ -57,35 +75,61 @@ def reply(fault: Fault) -> Response:
     return JSONResponse(problem(fault).model_dump(), STATUS[type(fault)], headers)
 
 
-async def _on_fault(request: Request, error: Exception) -> Response:
+def too_large(limit: int) -> Response:
+    """The answer to a body that is larger than `limit` bytes."""
+    body = Problem(kind="Invalid", message=f"body: larger than {limit} bytes", field="body")
+    return JSONResponse(body.model_dump(), 413)
+
+
+def invalid(error: Mapping[str, Any]) -> faults.Invalid:
+    """The first finding of a validation as a fault that names the field."""
+    if error["type"] == "json_invalid":
+        return faults.Invalid("body: is not JSON", field="body")
+    where = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header", "[key]")]
+    field = ".".join(where) or "body"
+    return faults.Invalid(f"{field}: {error['msg']}", field=field)
+
+
+async def _on_fault(connection: HTTPConnection, error: Exception) -> Response:
     fault = cast(Fault, error)
     if fault.private:
-        log.warning("%s %s: %s (%s)", request.method, request.url.path, fault.public, fault.private)
+        log.warning("%s: %s (%s)", connection.url.path, fault.public, fault.private)
     return reply(fault)
 
 
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    first = cast(RequestValidationError, error).errors()[0]
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
-    field = ".".join(where) or "body"
-    return reply(faults.Invalid(f"{field}: {first['msg']}", field=field))
+async def _on_invalid(connection: HTTPConnection, error: Exception) -> Response:
+    return reply(invalid(cast(RequestValidationError, error).errors()[0]))
 
 
-async def _on_http(request: Request, error: Exception) -> Response:
+async def _on_http(connection: HTTPConnection, error: Exception) -> Response:
     refusal = cast(HTTPException, error)
-    kind = _BARE.get(refusal.status_code, "Invalid")
-    body = Problem(kind=kind, message=str(refusal.detail)).model_dump()
-    return JSONResponse(body, refusal.status_code, refusal.headers)
+    if refusal.status_code == 400:  # a body that cannot even be parsed
+        return reply(faults.Invalid("body: is not JSON", field="body"))
+    field = "body" if refusal.status_code == 413 else None
+    body = Problem(kind=_BARE.get(refusal.status_code, "Invalid"), message=str(refusal.detail), field=field)
+    return JSONResponse(body.model_dump(), refusal.status_code, refusal.headers)
 
 
-async def _on_surprise(request: Request, error: Exception) -> Response:
-    log.exception("%s %s", request.method, request.url.path, exc_info=error)
+async def _on_hangup(connection: HTTPConnection, error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
+
+
+async def _on_surprise(connection: HTTPConnection, error: Exception) -> Response:
+    log.error("%s", connection.url.path, exc_info=error)
     return reply(faults.Internal())
+
+
+async def nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer where no route is, to a request and to a WebSocket."""
+    await reply(faults.NotFound("there is nothing at this path"))(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
     """Give the application this dialect's error bodies."""
     app.add_exception_handler(Fault, _on_fault)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(WebSocketRequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_hangup)
     app.add_exception_handler(Exception, _on_surprise)
+    app.router.default = nowhere

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from polyvisor.dialects.native.auth import Caller, Core
+from polyvisor.dialects.native.params import Cursor, IdempotencyKey, Key, PageSize
 from polyvisor.dialects.native.states import FACES
-from polyvisor.dialects.native.translate import create_of, instance_to, mounts_of, operation_to
+from polyvisor.dialects.native.translate import create_of, instance_to, labels_of, mounts_of, operation_to
 from polyvisor.engine.instances import Asked, InstancesEngine, Until
 from polyvisor.model.face import Face, face
 from polyvisor.model.faults import Invalid
@@ -36,7 +37,7 @@ async def create(
     core: Core,
     wait: Wait = "accepted",
     timeout: Limit = _DEFAULT_WAIT,
-    idempotency_key: Annotated[str, Header(max_length=200)] = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> wire.Instance:
     """Create an instance, and start it unless `power` is `off`. With an `Idempotency-Key`, a repeat makes no second."""
     wanted = create_of(body, await core.volumes.resolve(caller, mounts_of(body)))
@@ -48,27 +49,24 @@ async def create(
 async def list_instances(
     caller: Caller,
     core: Core,
-    cursor: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    label: Annotated[list[str] | None, Query(description="`key=value`, all must match")] = None,
+    cursor: Cursor = None,
+    limit: PageSize = 100,
+    label: Annotated[list[str] | None, Query(max_length=64, description="`key=value`, all must match")] = None,
 ) -> Response:
     """A page of instances, oldest first."""
-    pairs = [tuple(text.split("=", 1)) for text in label or []]
-    if any(len(pair) != 2 for pair in pairs):
-        raise Invalid("label: must be key=value", field="label")
-    page = await core.instances.list(caller, cursor, limit, [(k, v) for k, v in pairs])
+    page = await core.instances.list(caller, cursor, limit, labels_of(label or []))
     body = wire.InstancePage.model_construct(items=[instance_to(i) for i in page.items], next=page.next)
     return Response(_PAGE.dump_json(body), media_type="application/json")
 
 
 @router.get("/{key}", response_model=wire.Instance)
-async def get(key: str, caller: Caller, core: Core) -> wire.Instance:
+async def get(key: Key, caller: Caller, core: Core) -> wire.Instance:
     """One instance, by id or name."""
     return instance_to(await core.instances.get(caller, key))
 
 
 @router.patch("/{key}", response_model=wire.Instance)
-async def update(key: str, body: wire.UpdateInstance, caller: Caller, core: Core) -> wire.Instance:
+async def update(key: Key, body: wire.UpdateInstance, caller: Caller, core: Core) -> wire.Instance:
     """Name, labels, lifetime."""
     lifetime: Seconds | None = None if body.lifetime is None else parse_duration(body.lifetime, "lifetime")
     return instance_to(await core.instances.update(caller, key, name=body.name, labels=body.labels, lifetime=lifetime))
@@ -76,7 +74,7 @@ async def update(key: str, body: wire.UpdateInstance, caller: Caller, core: Core
 
 @router.delete("/{key}", status_code=202, response_model=wire.Instance)
 async def delete(
-    key: str, caller: Caller, core: Core, force: bool = False, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
+    key: Key, caller: Caller, core: Core, force: bool = False, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
 ) -> wire.Instance:
     """Delete it and its disk; volumes stay. One that runs is refused without `force`."""
     asked = await core.power.delete(caller, key, force=force)
@@ -85,7 +83,7 @@ async def delete(
 
 @router.post("/{key}/start", response_model=wire.Instance)
 async def start(
-    key: str, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
+    key: Key, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
 ) -> wire.Instance:
     """Power on."""
     return await _answer(core.instances, await core.power.start(caller, key), wait, timeout)
@@ -93,7 +91,7 @@ async def start(
 
 @router.post("/{key}/stop", response_model=wire.Instance)
 async def stop(
-    key: str,
+    key: Key,
     caller: Caller,
     core: Core,
     body: wire.StopInstance | None = None,
@@ -109,7 +107,7 @@ async def stop(
 
 @router.post("/{key}/restart", response_model=wire.Instance)
 async def restart(
-    key: str,
+    key: Key,
     caller: Caller,
     core: Core,
     body: wire.RestartInstance | None = None,
@@ -123,7 +121,7 @@ async def restart(
 
 @router.post("/{key}/reset", response_model=wire.Instance)
 async def reset(
-    key: str, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
+    key: Key, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
 ) -> wire.Instance:
     """The reset button."""
     return await _answer(core.instances, await core.power.reset(caller, key), wait, timeout)
@@ -131,7 +129,7 @@ async def reset(
 
 @router.post("/{key}/pause", response_model=wire.Instance)
 async def pause(
-    key: str, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
+    key: Key, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
 ) -> wire.Instance:
     """Stop the vCPUs."""
     return await _answer(core.instances, await core.power.pause(caller, key), wait, timeout)
@@ -139,7 +137,7 @@ async def pause(
 
 @router.post("/{key}/resume", response_model=wire.Instance)
 async def resume(
-    key: str, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
+    key: Key, caller: Caller, core: Core, wait: Wait = "accepted", timeout: Limit = _DEFAULT_WAIT
 ) -> wire.Instance:
     """Let the vCPUs go on."""
     return await _answer(core.instances, await core.power.resume(caller, key), wait, timeout)
@@ -147,7 +145,7 @@ async def resume(
 
 @router.get("/{key}/wait", response_model=wire.Instance)
 async def wait_for(
-    key: str,
+    key: Key,
     caller: Caller,
     core: Core,
     state: Annotated[list[str] | None, Query(description="any of these; `ready` and `ended` too")] = None,
@@ -170,7 +168,7 @@ def _is_in(instance: Instance, wanted: frozenset[str]) -> bool:
 
 @router.put("/{key}/volumes", response_model=wire.Instance)
 async def attach(
-    key: str,
+    key: Key,
     body: wire.AttachVolume,
     caller: Caller,
     core: Core,
@@ -184,16 +182,14 @@ async def attach(
 
 @router.delete("/{key}/volumes/{volume}", response_model=wire.Instance)
 async def detach(
-    key: str, volume: str, caller: Caller, core: Core, wait: Wait = "launched", timeout: Limit = _DEFAULT_WAIT
+    key: Key, volume: Key, caller: Caller, core: Core, wait: Wait = "launched", timeout: Limit = _DEFAULT_WAIT
 ) -> wire.Instance:
     """Unmount and unplug a volume. It stays as it is."""
     return await _answer(core.instances, await core.volumes.detach(caller, key, volume), wait, timeout)
 
 
 @router.get("/{key}/operations", response_model=wire.OperationList)
-async def operations(
-    key: str, caller: Caller, core: Core, limit: Annotated[int, Query(ge=1, le=1000)] = 100
-) -> wire.OperationList:
+async def operations(key: Key, caller: Caller, core: Core, limit: PageSize = 100) -> wire.OperationList:
     """What was asked of it, newest first."""
     found = await core.instances.operations(caller, key, limit)
     return wire.OperationList(items=[operation_to(o) for o in found])

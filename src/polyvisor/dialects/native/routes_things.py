@@ -6,50 +6,56 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from polyvisor import __version__
 from polyvisor.dialects.native.auth import Caller, Core
+from polyvisor.dialects.native.describe import streamed, uploaded
+from polyvisor.dialects.native.limits import UPLOAD_LIMIT, body_of
+from polyvisor.dialects.native.params import Cursor, IdempotencyKey, Key, PageSize
 from polyvisor.dialects.native.translate import error_to, host_to, image_to, operation_to, volume_to
 from polyvisor.engine.images import Pull
 from polyvisor.model.faults import Fault, Internal
-from polyvisor.model.units import GIB, parse_size
+from polyvisor.model.units import parse_size
 from polyvisor.wire import native as wire
 
 router = APIRouter()
-_UPLOAD_LIMIT = 64 * GIB
+_LINES = "application/x-ndjson"
 _TELL_EVERY = 0.5
-PageSize = Annotated[int, Query(ge=1, le=1000)]
+ImageName = Annotated[str, Path(max_length=512, pattern=r"^[^\x00]+$")]
 
 
 @router.post("/volumes", status_code=201, tags=["volumes"])
-async def create_volume(body: wire.CreateVolume, caller: Caller, core: Core) -> wire.Volume:
-    """Create a volume with an empty ext4 file system."""
-    return volume_to(await core.volumes.create(caller, body.name, parse_size(body.size, "size")))
+async def create_volume(
+    body: wire.CreateVolume, caller: Caller, core: Core, idempotency_key: IdempotencyKey = ""
+) -> wire.Volume:
+    """Create a volume with an empty ext4 file system. With an `Idempotency-Key`, a repeat makes no second."""
+    size = parse_size(body.size, "size")
+    return volume_to(await core.volumes.create(caller, body.name, size, idempotency_key))
 
 
 @router.get("/volumes", tags=["volumes"])
-async def list_volumes(caller: Caller, core: Core, cursor: str | None = None, limit: PageSize = 100) -> wire.VolumePage:
+async def list_volumes(caller: Caller, core: Core, cursor: Cursor = None, limit: PageSize = 100) -> wire.VolumePage:
     """A page of volumes, oldest first."""
     page = await core.volumes.list(caller, cursor, limit)
     return wire.VolumePage(items=[volume_to(v) for v in page.items], next=page.next)
 
 
 @router.get("/volumes/{key}", tags=["volumes"])
-async def get_volume(key: str, caller: Caller, core: Core) -> wire.Volume:
+async def get_volume(key: Key, caller: Caller, core: Core) -> wire.Volume:
     """One volume, by id or name."""
     return volume_to(await core.volumes.get(caller, key))
 
 
 @router.patch("/volumes/{key}", tags=["volumes"])
-async def resize_volume(key: str, body: wire.ResizeVolume, caller: Caller, core: Core) -> wire.Volume:
+async def resize_volume(key: Key, body: wire.ResizeVolume, caller: Caller, core: Core) -> wire.Volume:
     """Grow a volume; a running holder sees the new size at once."""
     return volume_to(await core.volumes.resize(caller, key, parse_size(body.size, "size")))
 
 
 @router.delete("/volumes/{key}", status_code=204, tags=["volumes"])
-async def delete_volume(key: str, caller: Caller, core: Core) -> Response:
+async def delete_volume(key: Key, caller: Caller, core: Core) -> Response:
     """Delete a volume. Refused while it is attached."""
     await core.volumes.delete(caller, key)
     return Response(status_code=204)
@@ -61,11 +67,13 @@ async def list_images(caller: Caller, core: Core) -> wire.ImageList:
     return wire.ImageList(items=[image_to(i) for i in await core.images.list(caller)])
 
 
-@router.post("/images/pull", tags=["images"], response_class=StreamingResponse)
+@router.post(
+    "/images/pull", tags=["images"], response_class=StreamingResponse, responses=streamed(_LINES, "PullProgress")
+)
 async def pull_image(body: wire.PullImage, caller: Caller, core: Core) -> StreamingResponse:
     """Fetch an image. The answer is NDJSON: `PullProgress` lines, the last with the image or the error."""
     pull = await core.images.pull(caller, body.name)
-    return StreamingResponse(_progress(pull), media_type="application/x-ndjson")
+    return StreamingResponse(_progress(pull), media_type=_LINES)
 
 
 async def _progress(pull: Pull) -> AsyncIterator[bytes]:
@@ -75,7 +83,7 @@ async def _progress(pull: Pull) -> AsyncIterator[bytes]:
             told = (pull.text, pull.fraction)
             yield _line(wire.PullProgress(text=pull.text, fraction=pull.fraction))
         await asyncio.wait({pull.task}, timeout=_TELL_EVERY)
-    error = pull.task.exception()
+    error = asyncio.CancelledError() if pull.task.cancelled() else pull.task.exception()
     if error is None:
         yield _line(wire.PullProgress(image=image_to(pull.task.result())))
     else:
@@ -87,27 +95,29 @@ def _line(progress: wire.PullProgress) -> bytes:
     return progress.model_dump_json(exclude_none=True).encode() + b"\n"
 
 
-@router.put("/images", status_code=201, tags=["images"])
-async def import_image(request: Request, name: str, caller: Caller, core: Core) -> wire.Image:
+@router.put("/images", status_code=201, tags=["images"], openapi_extra=uploaded("application/octet-stream"))
+async def import_image(
+    request: Request, name: Annotated[str, Query(max_length=512)], caller: Caller, core: Core
+) -> wire.Image:
     """Import the request's body under `name`: a `docker save` tar, an OCI layout tar, a qcow2 or raw disk."""
-    return image_to(await core.images.take(caller, name, request.stream(), _UPLOAD_LIMIT))
+    return image_to(await core.images.take(caller, name, body_of(request), UPLOAD_LIMIT))
 
 
 @router.get("/images/{name:path}", tags=["images"])
-async def get_image(name: str, caller: Caller, core: Core) -> wire.Image:
+async def get_image(name: ImageName, caller: Caller, core: Core) -> wire.Image:
     """One image, by name or digest."""
     return image_to(await core.images.get(caller, name))
 
 
 @router.delete("/images/{name:path}", status_code=204, tags=["images"])
-async def delete_image(name: str, caller: Caller, core: Core) -> Response:
+async def delete_image(name: ImageName, caller: Caller, core: Core) -> Response:
     """Delete an image. Refused while instances are made from it."""
     await core.images.delete(caller, name)
     return Response(status_code=204)
 
 
 @router.get("/operations/{id}", tags=["operations"])
-async def get_operation(id: str, caller: Caller, core: Core) -> wire.Operation:
+async def get_operation(id: Key, caller: Caller, core: Core) -> wire.Operation:
     """One operation."""
     return operation_to(await core.instances.operation(caller, id))
 

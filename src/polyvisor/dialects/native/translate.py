@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from polyvisor.dialects.native.states import WORDS
 from polyvisor.model.event import Event
 from polyvisor.model.face import face
+from polyvisor.model.faults import Invalid
 from polyvisor.model.guest import Exec, Exit, FileStat
 from polyvisor.model.host import HostReport
 from polyvisor.model.ids import VolumeId
@@ -53,6 +54,14 @@ def create_of(body: wire.CreateInstance, mounts: tuple[Mount, ...]) -> Create:
 def mounts_of(body: wire.CreateInstance) -> tuple[Mount, ...]:
     """The volumes as asked for: still by name."""
     return tuple(Mount(VolumeId(v.volume), v.volume, v.path, v.read_only, MountState.ATTACHED) for v in body.volumes)
+
+
+def labels_of(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """The labels that a list is filtered by. :raise Invalid:"""
+    pairs = [text.partition("=") for text in texts]
+    if any(not name or not equals or "\0" in name + value for name, equals, value in pairs):
+        raise Invalid("label: must be key=value", field="label")
+    return [(name, value) for name, _, value in pairs]
 
 
 def instance_to(instance: Instance) -> wire.Instance:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from polyvisor.model.faults import Invalid, NotFound
 from polyvisor.model.guest import Exec, Exit, FileStat, Output
+from polyvisor.model.instance import Address
 
 
 class FakeProcess:
@@ -180,6 +181,16 @@ class FakeGuest:
     async def umount(self, path: str) -> None:
         """See Guest."""
         self.mounts.pop(path, None)
+
+    async def grow(self, serial: str) -> None:
+        """See Guest."""
+
+    async def set_network(self, address: Address, hostname: str) -> None:
+        """See Guest."""
+        self.hostname = hostname
+
+    async def shutdown(self) -> None:
+        """See Guest. The fake machine is shut down by its driver."""
 
     async def close(self) -> None:
         """See Guest."""

@@ -13,10 +13,11 @@ from polyvisor.host.hypervisor.qemu.argv import Facts, argv, files
 from polyvisor.host.hypervisor.qemu.live import QemuVm
 from polyvisor.host.hypervisor.qemu.probe import find_accelerator
 from polyvisor.host.hypervisor.qemu.process import Process, find_all, is_alive, record_of, start
-from polyvisor.host.hypervisor.qemu.qmp import Qmp, listen_unix
+from polyvisor.host.hypervisor.qemu.qmp import Qmp
 from polyvisor.host.network.tap import open_tap
 from polyvisor.host.paths import AGENT_SOCKET, CONSOLE_SOCKET, NVRAM, QMP_SOCKET, VMM_LOG
 from polyvisor.host.run import run
+from polyvisor.host.sockets import listen_unix
 from polyvisor.model.faults import Fault, Internal, Unsupported
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import machine_uuid
@@ -56,9 +57,11 @@ async def open_qemu() -> Qemu:
     banner = (await run([binary, "--version"], timeout=10)).out.decode()
     version = banner.split("version ")[-1].split()[0]
     accelerator = await find_accelerator(binary)
-    pair = next(((Path(c), Path(v)) for c, v in _OVMF if Path(c).exists() and Path(v).exists()), (None, None))
+    code, variables = next(
+        ((Path(c), Path(v)) for c, v in _OVMF if Path(c).exists() and Path(v).exists()), (None, None)
+    )
     tsc = _tsc_khz() if accelerator.name == "tcg" else 0
-    return Qemu(Facts(binary, version, accelerator, *pair, tsc))
+    return Qemu(Facts(binary, version, accelerator, code, variables, tsc))
 
 
 class Qemu:

@@ -17,8 +17,9 @@ from polyvisor.host.console import follow_file
 from polyvisor.host.guest.agent import Agent
 from polyvisor.host.hypervisor.qemu.argv import HOTPLUG_PORTS, node_options
 from polyvisor.host.hypervisor.qemu.process import Process
-from polyvisor.host.hypervisor.qemu.qmp import COMMAND_LIMIT, Qmp, connect_unix
+from polyvisor.host.hypervisor.qemu.qmp import COMMAND_LIMIT, Qmp
 from polyvisor.host.paths import AGENT_SOCKET, CONSOLE, CONSOLE_SOCKET, QMP_SOCKET
+from polyvisor.host.sockets import connect_unix
 from polyvisor.model.faults import Fault, Internal, TimedOut, Unavailable, Unsupported
 from polyvisor.model.host import Sight
 from polyvisor.model.instance import RunRecord
@@ -34,6 +35,7 @@ _SIGHTS = {
     "internal-error": Sight.ENDED,
 }
 _HELLO_LIMIT = 5.0
+_PRESS_LIMIT = 3.0
 _UNPLUG_LIMIT = 30.0
 _FDSET_BASE = 1000  # fd sets of hot-plugged disks: slot number above this
 
@@ -75,7 +77,12 @@ class QemuVm:
         return _SIGHTS.get(word, Sight.RUNNING)
 
     async def press(self) -> None:
-        """See LiveVm."""
+        """See LiveVm. A micro guest has no use for a power button: its agent is asked."""
+        if self._shape is Shape.MICRO:
+            with contextlib.suppress(Fault, TimeoutError):
+                async with asyncio.timeout(_PRESS_LIMIT):
+                    await (await self.guest()).shutdown()
+                return
         await self._ask("system_powerdown")
 
     async def kill(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,43 +16,13 @@ from typing import Any
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
+from polyvisor.host.sockets import connect_unix
 from polyvisor.model.faults import Internal, TimedOut, Unavailable, Unsupported
 
 QUERY_LIMIT = 3.0
 COMMAND_LIMIT = 20.0
 
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # a vanished QEMU is ordinary here, we say it our way
-
-
-def connect_unix(path: Path) -> socket.socket:
-    """A connected socket, however long the path: a unix address holds 107 bytes, a descriptor's name is short."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.connect(f"/proc/self/fd/{folder}/{path.name}")
-    except OSError:
-        sock.close()
-        raise
-    finally:
-        os.close(folder)
-    return sock
-
-
-def listen_unix(path: Path) -> socket.socket:
-    """A listening socket at `path`, to be handed to QEMU, so that nobody has to wait for it to appear."""
-    path.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.bind(f"/proc/self/fd/{folder}/{path.name}")
-        sock.listen(1)
-    except OSError:
-        sock.close()
-        raise
-    finally:
-        os.close(folder)
-    return sock
 
 
 class Qmp:

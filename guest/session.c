@@ -1,0 +1,365 @@
+/* The conversation with the host: one loop, one port, any number of channels.
+ *
+ * A HELLO of the host begins everything anew: what an earlier host had under way is ended, and from our answer on
+ * nothing of it is said any more. Streams have credit each, so a slow reader holds up its own command only. */
+#include "agent.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PROCESSES_MOST = 256, BACKLOG_MOST = 512 * 1024, RESULT_MOST = 64 * 1024, AWAY_MS = 50 };
+
+struct process *processes;
+static int port;
+static bool greeted;
+static struct buffer outgoing;
+static struct decoder decoder;
+
+static const struct {
+    const char *name;
+    verb_function *run;
+} verbs[] = {
+    {"read", verb_read},   {"write", verb_write},   {"stat", verb_stat}, {"mount", verb_mount},
+    {"umount", verb_umount}, {"network", verb_network}, {"tar", verb_tar},   {"untar", verb_untar},
+    {"grow", verb_grow},
+};
+
+static void say(enum kind kind, int fd, uint32_t channel, const void *payload, size_t length)
+{
+    if (greeted)
+        wire_frame(&outgoing, kind, fd, channel, payload, length);
+}
+
+static void say_number(enum kind kind, int fd, uint32_t channel, uint32_t number)
+{
+    uint8_t payload[4] = {(uint8_t)number, (uint8_t)(number >> 8), (uint8_t)(number >> 16), (uint8_t)(number >> 24)};
+    say(kind, fd, channel, payload, sizeof payload);
+}
+
+static uint32_t number_of(const struct frame *frame, uint32_t at, int bytes)
+{
+    uint32_t number = 0;
+    for (int i = 0; i < bytes && at + (uint32_t)i < frame->length; i++)
+        number |= (uint32_t)frame->payload[at + (uint32_t)i] << (8 * i);
+    return number;
+}
+
+static void refuse(uint32_t channel, const char *error, const char *text)
+{
+    struct buffer result = {0};
+    pairs_add(&result, "error", error);
+    pairs_add(&result, "text", text);
+    say(RESULT, 0, channel, result.data, result.size);
+    buffer_free(&result);
+}
+
+static struct process *find(uint32_t channel)
+{
+    for (struct process *process = processes; process; process = process->next)
+        if (process->channel == channel)
+            return process;
+    return NULL;
+}
+
+static void forget(struct process *process)
+{
+    struct process **at = &processes;
+    while (*at != process)
+        at = &(*at)->next;
+    *at = process->next;
+    process_free(process);
+}
+
+static void flush(void)
+{
+    while (outgoing.size) {
+        ssize_t sent = write(port, outgoing.data, outgoing.size < CHUNK ? outgoing.size : CHUNK);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent <= 0)
+            return;
+        buffer_drop(&outgoing, (size_t)sent);
+    }
+}
+
+/* -- what the host says ------------------------------------------------------------------------------------ */
+
+/* Everything but the workload ends. A killed child without a channel is reaped like any stranger. */
+static void end_all(void)
+{
+    for (struct process *process = processes, *next; process; process = next) {
+        next = process->next;
+        if (process->channel) {
+            process_kill(process);
+            forget(process);
+        }
+    }
+    outgoing.size = 0;
+    greeted = false;
+}
+
+static void greet(const struct frame *frame)
+{
+    end_all();
+    if (frame->length != 20 || number_of(frame, 0, 4) != PROTOCOL)
+        return; /* an unknown protocol gets no answer, which its host can tell from ours */
+    uint8_t answer[21];
+    memcpy(answer, frame->payload, 20);
+    answer[20] = 1;
+    greeted = true;
+    wire_delimit(&outgoing);
+    say(HELLO, 0, 0, answer, sizeof answer);
+    say(READY, 0, 0, NULL, 0);
+}
+
+static void begin(const struct frame *frame)
+{
+    struct pairs request;
+    if (!frame->channel || find(frame->channel) || !pairs_start(&request, frame->payload, frame->length)) {
+        refuse(frame->channel, "invalid", "the request is malformed");
+        return;
+    }
+    const char *name = pairs_find(request, "verb", ""), *error = NULL;
+    if (!strcmp(name, "shutdown")) {
+        say(RESULT, 0, frame->channel, NULL, 0);
+        flush(); /* what follows may not come back */
+        ask_shutdown();
+        return;
+    }
+    verb_function *verb = NULL;
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
+        if (!strcmp(name, verbs[i].name))
+            verb = verbs[i].run;
+    if (!verb && strcmp(name, "exec")) {
+        refuse(frame->channel, "unsupported", "the agent does not know this verb");
+        return;
+    }
+    size_t count = 0;
+    for (struct process *process = processes; process; process = process->next)
+        count++;
+    struct process *process = NULL;
+    if (count >= PROCESSES_MOST)
+        error = "too many commands at once";
+    else
+        process = process_start(frame->channel, request, verb, &error);
+    if (!process) {
+        refuse(frame->channel, "unavailable", error);
+        return;
+    }
+    process->next = processes;
+    processes = process;
+}
+
+static void feed(struct process *process, const struct frame *frame)
+{
+    if (frame->fd != IN || process->input_ended)
+        return;
+    if (process->exited || process->fd[IN] < 0) {
+        say_number(CREDIT, IN, process->channel, frame->length); /* nobody will read it: let the host get on */
+        return;
+    }
+    buffer_add(&process->input, frame->payload, frame->length);
+}
+
+static void take(void *context, const struct frame *frame)
+{
+    (void)context;
+    if (frame->kind == HELLO) {
+        greet(frame);
+        return;
+    }
+    if (!greeted)
+        return;
+    if (frame->kind == PING)
+        say(PONG, 0, 0, frame->payload, frame->length);
+    if (frame->kind == OPEN)
+        begin(frame);
+    struct process *process = frame->channel ? find(frame->channel) : NULL;
+    if (!process)
+        return;
+    switch (frame->kind) {
+    case DATA:
+        feed(process, frame);
+        break;
+    case END:
+        process->input_ended = true;
+        break;
+    case CREDIT:
+        if (frame->fd == OUT || frame->fd == ERR)
+            process->window[frame->fd] += number_of(frame, 0, 4);
+        break;
+    case SIGNAL:
+        process_signal(process, (int)number_of(frame, 0, 4));
+        break;
+    case RESIZE:
+        process_resize(process, number_of(frame, 0, 2), number_of(frame, 2, 2));
+        break;
+    case CLOSE:
+        process_kill(process);
+        forget(process);
+        break;
+    default:
+        break;
+    }
+}
+
+/* -- what children say ------------------------------------------------------------------------------------- */
+
+/* What a stream has, as far as its credit goes. At its end it is closed. */
+static void listen_to(struct process *process, int stream)
+{
+    uint8_t bytes[CHUNK];
+    while (process->fd[stream] >= 0 && process->window[stream] > 0 && outgoing.size < BACKLOG_MOST) {
+        size_t most = process->window[stream] < CHUNK ? (size_t)process->window[stream] : CHUNK;
+        ssize_t got = read(process->fd[stream], bytes, most);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && errno == EAGAIN && !process->exited)
+            return;
+        if (got <= 0) { /* the end; or the command has exited and left nothing, whoever else holds the stream */
+            close(process->fd[stream]);
+            process->fd[stream] = -1;
+            return;
+        }
+        if (!process->channel) {
+            workload_said(stream, bytes, (size_t)got);
+        } else if (process->is_verb && stream == ERR) {
+            if (process->result.size + (size_t)got <= RESULT_MOST)
+                buffer_add(&process->result, bytes, (size_t)got);
+        } else {
+            process->window[stream] -= got;
+            say(DATA, stream, process->channel, bytes, (size_t)got);
+        }
+    }
+}
+
+static void conclude(struct process *process)
+{
+    struct buffer result = {0};
+    char number[16];
+    if (process->is_verb && process->result.size) {
+        say(RESULT, 0, process->channel, process->result.data, process->result.size);
+        return;
+    }
+    if (process->timed_out)
+        pairs_add(&result, "timed_out", "1");
+    if (WIFSIGNALED(process->status)) {
+        snprintf(number, sizeof number, "%d", WTERMSIG(process->status));
+        pairs_add(&result, process->is_verb ? "error" : "signal", process->is_verb ? "internal" : number);
+    } else if (!process->is_verb) {
+        snprintf(number, sizeof number, "%d", WEXITSTATUS(process->status));
+        pairs_add(&result, "code", number);
+    }
+    say(RESULT, 0, process->channel, result.data, result.size);
+    buffer_free(&result);
+}
+
+static void reap(void)
+{
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+        for (struct process *process = processes; process; process = process->next)
+            if (process->pid == pid)
+                process_reaped(process, status);
+}
+
+/* Move everything on as far as it goes; the time in milliseconds until something has to be looked at again. */
+static int64_t move_on(void)
+{
+    int64_t soonest = -1, now = now_ms();
+    for (struct process *process = processes, *next; process; process = next) {
+        next = process->next;
+        size_t waiting = process->input.size;
+        process_feed(process);
+        if (process->channel && waiting > process->input.size)
+            say_number(CREDIT, IN, process->channel, (uint32_t)(waiting - process->input.size));
+        listen_to(process, OUT);
+        listen_to(process, ERR);
+        if (process->exited && process->fd[OUT] < 0 && process->fd[ERR] < 0) {
+            if (process->channel)
+                conclude(process);
+            else
+                workload_ended(process);
+            forget(process);
+            continue;
+        }
+        if (process->deadline && now >= process->deadline && !process->exited) {
+            process->timed_out = true;
+            process->deadline = 0;
+            process_kill(process);
+        }
+        if (process->deadline && !process->exited && (soonest < 0 || process->deadline - now < soonest))
+            soonest = process->deadline - now;
+    }
+    return soonest;
+}
+
+/* -- the loop ---------------------------------------------------------------------------------------------- */
+
+static void hear(void)
+{
+    uint8_t bytes[CHUNK];
+    ssize_t got = read(port, bytes, sizeof bytes);
+    if (got > 0)
+        wire_feed(&decoder, bytes, (size_t)got, take, NULL);
+}
+
+/* Signals to PID 1 are how a guest's own halt, reboot and poweroff ask for it. */
+static void heed(int signals)
+{
+    struct signalfd_siginfo info;
+    while (read(signals, &info, sizeof info) == sizeof info)
+        if (is_init && info.ssi_signo == SIGTERM)
+            power('r');
+        else if (is_init && info.ssi_signo != SIGCHLD)
+            power('p');
+    reap();
+}
+
+static nfds_t collect(struct pollfd *polled, int signals, bool away)
+{
+    nfds_t count = 0;
+    polled[count++] = (struct pollfd){.fd = signals, .events = POLLIN};
+    if (!away)
+        polled[count++] = (struct pollfd){.fd = port, .events = (short)(POLLIN | (outgoing.size ? POLLOUT : 0))};
+    for (struct process *process = processes; process; process = process->next) {
+        if (process->fd[IN] >= 0 && process->input.size)
+            polled[count++] = (struct pollfd){.fd = process->fd[IN], .events = POLLOUT};
+        for (int stream = OUT; stream <= ERR && outgoing.size < BACKLOG_MOST; stream++)
+            if (process->fd[stream] >= 0 && process->window[stream] > 0)
+                polled[count++] = (struct pollfd){.fd = process->fd[stream], .events = POLLIN};
+    }
+    return count;
+}
+
+noreturn void session_run(int opened, int signals)
+{
+    static struct pollfd polled[2 + 3 * (PROCESSES_MOST + 1)];
+    bool away = false; /* no host: the port would wake us for ever to say so */
+    port = opened;
+    for (;;) {
+        int64_t wait = move_on();
+        if (!away)
+            flush();
+        if (away && (wait < 0 || wait > AWAY_MS))
+            wait = AWAY_MS;
+        nfds_t count = collect(polled, signals, away);
+        if (poll(polled, count, (int)wait) < 0 && errno != EINTR)
+            abort();
+        heed(signals);
+        struct pollfd look = {.fd = port, .events = POLLIN};
+        bool gone = poll(&look, 1, 0) > 0 && look.revents & (POLLHUP | POLLERR);
+        if (gone && !away)
+            end_all();
+        away = gone;
+        if (!away)
+            hear();
+    }
+}

@@ -1,0 +1,355 @@
+/* Verbs about files, mounts and the network. Each runs in a child: streams on 0 and 1, pairs as its result on 3. */
+#include "agent.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <mntent.h>
+#include <net/if.h>
+#include <net/route.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { RESULT_FD = 3, MOUNT_PATIENCE_MS = 10000 };
+#define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
+
+static void result(const char *key, const char *value)
+{
+    struct buffer out = {0};
+    pairs_add(&out, key, value);
+    (void)!write(RESULT_FD, out.data, out.size);
+    buffer_free(&out);
+}
+
+int fail(const char *error, const char *format, ...)
+{
+    char text[1024];
+    va_list rest;
+    va_start(rest, format);
+    vsnprintf(text, sizeof text, format, rest);
+    va_end(rest);
+    result("error", error);
+    result("text", text);
+    return 1;
+}
+
+int fail_errno(const char *path)
+{
+    int number = errno;
+    const char *error = "invalid";
+    if (number == ENOENT)
+        error = "notfound";
+    else if (number == EBUSY)
+        error = "busy";
+    else if (number == ENOSPC || number == EDQUOT)
+        error = "nospace";
+    else if (number == EIO)
+        error = "internal";
+    return fail(error, "%s: %s", path, strerror(number));
+}
+
+bool make_directories(const char *path)
+{
+    char copy[4096];
+    if (snprintf(copy, sizeof copy, "%s", path) >= (int)sizeof copy) {
+        errno = ENAMETOOLONG;
+        return false;
+    }
+    for (char *at = copy + 1; *at; at++)
+        if (*at == '/') {
+            *at = '\0';
+            if (mkdir(copy, 0755) && errno != EEXIST)
+                return false;
+            *at = '/';
+        }
+    return mkdir(copy, 0755) == 0 || errno == EEXIST;
+}
+
+/* -- files ------------------------------------------------------------------------------------------------- */
+
+static bool pour(int from, int to)
+{
+    static char bytes[128 * 1024];
+    ssize_t got;
+    while ((got = read(from, bytes, sizeof bytes)) != 0) {
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return false;
+        for (ssize_t sent = 0, part; sent < got; sent += part)
+            if ((part = write(to, bytes + sent, (size_t)(got - sent))) < 0)
+                return false;
+    }
+    return true;
+}
+
+int verb_read(struct pairs request)
+{
+    const char *path = pairs_find(request, "path", "");
+    struct stat info;
+    int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (file < 0 || fstat(file, &info))
+        return fail_errno(path);
+    if (!S_ISREG(info.st_mode))
+        return fail("invalid", "%s: not a regular file", path);
+    return pour(file, 1) ? 0 : fail_errno(path);
+}
+
+/* Whole or not at all: written without a name, then given a passing one, then moved over the wanted one. */
+int verb_write(struct pairs request)
+{
+    const char *path = pairs_find(request, "path", "");
+    char folder[4096], base[4096], by_number[64], passing[4352];
+    mode_t mode = (mode_t)strtoul(pairs_find(request, "mode", "644"), NULL, 8) & 07777;
+    struct stat info;
+    snprintf(folder, sizeof folder, "%s", path);
+    snprintf(base, sizeof base, "%s", path);
+    const char *parent = dirname(folder), *name = basename(base);
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
+        return fail("invalid", "%s: is a directory", path);
+    if (!make_directories(parent))
+        return fail_errno(parent);
+    snprintf(passing, sizeof passing, "%s/.%.200s.%d", parent, name, (int)getpid());
+    int file = open(parent, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+    bool has_name = file < 0;
+    if (has_name)
+        file = open(passing, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file < 0)
+        return fail_errno(path);
+    snprintf(by_number, sizeof by_number, "/proc/self/fd/%d", file);
+    bool done = pour(0, file) && !fchmod(file, mode) &&
+                (has_name || !linkat(AT_FDCWD, by_number, AT_FDCWD, passing, AT_SYMLINK_FOLLOW)) &&
+                !rename(passing, path);
+    int number = errno;
+    if (!done) {
+        unlink(passing);
+        errno = number;
+        return fail_errno(path);
+    }
+    return 0;
+}
+
+int verb_stat(struct pairs request)
+{
+    const char *path = pairs_find(request, "path", "");
+    char number[64], target[4096];
+    struct stat info;
+    bool follow = !strcmp(pairs_find(request, "follow", "1"), "1");
+    if (follow ? stat(path, &info) : lstat(path, &info)) {
+        if (errno == ENOENT || errno == ENOTDIR)
+            return 0; /* absence is an answer */
+        return fail_errno(path);
+    }
+    static const struct {
+        mode_t type;
+        const char *kind;
+    } kinds[] = {{S_IFREG, "file"},  {S_IFDIR, "directory"}, {S_IFLNK, "link"},  {S_IFCHR, "character"},
+                 {S_IFBLK, "block"}, {S_IFIFO, "fifo"},      {S_IFSOCK, "socket"}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if ((info.st_mode & S_IFMT) == kinds[i].type)
+            result("kind", kinds[i].kind);
+    const struct {
+        const char *key;
+        long long value;
+    } numbers[] = {{"mode", info.st_mode & 07777}, {"size", info.st_size}, {"uid", info.st_uid}, {"gid", info.st_gid}};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        snprintf(number, sizeof number, "%lld", numbers[i].value);
+        result(numbers[i].key, number);
+    }
+    snprintf(number, sizeof number, "%lld.%09ld", (long long)info.st_mtim.tv_sec, info.st_mtim.tv_nsec);
+    result("mtime", number);
+    ssize_t length = S_ISLNK(info.st_mode) ? readlink(path, target, sizeof target - 1) : -1;
+    if (length >= 0) {
+        target[length] = '\0';
+        result("target", target);
+    }
+    return 0;
+}
+
+/* -- mounts ------------------------------------------------------------------------------------------------ */
+
+/* Make an ext4 as large as its device; the kernel does it mounted. Nothing to do is no failure. */
+static void grow(const char *device, const char *path)
+{
+    struct stat info;
+    uint64_t size = 0;
+    int disk = open(device, O_RDONLY | O_CLOEXEC), folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (disk >= 0 && folder >= 0 && !ioctl(disk, (int)BLKGETSIZE64, &size) && !fstat(folder, &info)) {
+        uint64_t blocks = size / (uint64_t)info.st_blksize;
+        ioctl(folder, (int)EXT4_IOC_RESIZE_FS, &blocks);
+    }
+    close(disk);
+    close(folder);
+}
+
+static bool is_mounted(const char *device, const char *path)
+{
+    struct stat disk, folder;
+    return stat(device, &disk) == 0 && stat(path, &folder) == 0 && disk.st_rdev == folder.st_dev;
+}
+
+int mount_disk(const char *serial, const char *path, bool read_only, int patience_ms)
+{
+    char device[280];
+    if (!find_disk(serial, device, sizeof device, patience_ms)) {
+        errno = ENODEV;
+        return 1;
+    }
+    if (is_mounted(device, path))
+        return 0;
+    if (!make_directories(path) || mount(device, path, "ext4", read_only ? MS_RDONLY : 0, ""))
+        return 1;
+    if (!read_only)
+        grow(device, path);
+    return 0;
+}
+
+int verb_mount(struct pairs request)
+{
+    const char *path = pairs_find(request, "path", ""), *serial = pairs_find(request, "serial", "");
+    bool read_only = !strcmp(pairs_find(request, "read_only", "0"), "1");
+    return mount_disk(serial, path, read_only, MOUNT_PATIENCE_MS) ? fail_errno(path) : 0;
+}
+
+/* Wherever the disk is mounted; nowhere is fine. */
+int verb_grow(struct pairs request)
+{
+    char device[280];
+    struct mntent *entry;
+    FILE *mounts = setmntent("/proc/self/mounts", "re");
+    if (!find_disk(pairs_find(request, "serial", ""), device, sizeof device, 0))
+        return 0;
+    while (mounts && (entry = getmntent(mounts)))
+        if (!strcmp(entry->mnt_fsname, device) && !strcmp(entry->mnt_type, "ext4"))
+            grow(device, entry->mnt_dir);
+    if (mounts)
+        endmntent(mounts);
+    return 0;
+}
+
+int verb_umount(struct pairs request)
+{
+    const char *path = pairs_find(request, "path", "");
+    sync();
+    if (umount2(path, UMOUNT_NOFOLLOW) && errno != EINVAL && errno != ENOENT)
+        return fail_errno(path);
+    return 0;
+}
+
+/* -- network ----------------------------------------------------------------------------------------------- */
+
+static bool write_text(const char *path, const char *text)
+{
+    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    bool done = file >= 0 && write(file, text, strlen(text)) == (ssize_t)strlen(text);
+    if (file >= 0)
+        close(file);
+    return done;
+}
+
+static struct sockaddr as_address(const char *text)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in inet;
+    } address = {.inet = {.sin_family = AF_INET}};
+    inet_pton(AF_INET, text, &address.inet.sin_addr);
+    return address.any;
+}
+
+static int raise_link(int sock, const char *name)
+{
+    struct ifreq link = {0};
+    strncpy(link.ifr_name, name, sizeof link.ifr_name - 1);
+    if (ioctl(sock, SIOCGIFFLAGS, &link))
+        return 1;
+    link.ifr_flags |= IFF_UP | IFF_RUNNING;
+    return ioctl(sock, SIOCSIFFLAGS, &link);
+}
+
+/* The first link that is not the loopback. */
+static bool first_link(char *name, size_t size, int patience_ms)
+{
+    for (int64_t end = now_ms() + patience_ms;; usleep(2000)) {
+        DIR *links = opendir("/sys/class/net");
+        for (struct dirent *entry; links && (entry = readdir(links));)
+            if (entry->d_name[0] != '.' && strcmp(entry->d_name, "lo")) {
+                snprintf(name, size, "%.*s", IFNAMSIZ - 1, entry->d_name);
+                closedir(links);
+                return true;
+            }
+        if (links)
+            closedir(links);
+        if (now_ms() >= end)
+            return false;
+    }
+}
+
+static int set_address(int sock, const char *name, const char *address, const char *gateway)
+{
+    char ip[64], mask[INET_ADDRSTRLEN];
+    struct ifreq link = {0};
+    snprintf(ip, sizeof ip, "%s", address);
+    char *slash = strchr(ip, '/');
+    unsigned prefix = slash ? (unsigned)atoi(slash + 1) : 24;
+    if (slash)
+        *slash = '\0';
+    struct in_addr bits = {htonl(prefix ? ~0U << (32 - prefix) : 0)};
+    inet_ntop(AF_INET, &bits, mask, sizeof mask);
+    strncpy(link.ifr_name, name, sizeof link.ifr_name - 1);
+    link.ifr_addr = as_address(ip);
+    if (ioctl(sock, SIOCSIFADDR, &link))
+        return 1;
+    link.ifr_netmask = as_address(mask);
+    if (ioctl(sock, SIOCSIFNETMASK, &link) || raise_link(sock, name))
+        return 1;
+    struct rtentry route = {.rt_dst = as_address("0.0.0.0"), .rt_genmask = as_address("0.0.0.0"),
+                            .rt_gateway = as_address(gateway), .rt_flags = RTF_UP | RTF_GATEWAY};
+    while (ioctl(sock, SIOCDELRT, &(struct rtentry){.rt_dst = as_address("0.0.0.0"),
+                                                    .rt_genmask = as_address("0.0.0.0"), .rt_flags = RTF_UP}) == 0)
+        ;
+    return ioctl(sock, SIOCADDRT, &route);
+}
+
+static void name_host(const char *hostname, const char *address)
+{
+    char text[512];
+    sethostname(hostname, strlen(hostname));
+    snprintf(text, sizeof text, "%s\n", hostname);
+    mkdir("/etc", 0755);
+    write_text("/etc/hostname", text);
+    snprintf(text, sizeof text, "127.0.0.1\tlocalhost\n::1\tlocalhost\n%.*s\t%s\n", (int)strcspn(address, "/"),
+             address, hostname);
+    write_text("/etc/hosts", text);
+}
+
+int set_network(struct pairs settings)
+{
+    char name[IFNAMSIZ], text[128];
+    const char *address = pairs_find(settings, "address", NULL), *hostname = pairs_find(settings, "hostname", NULL);
+    int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), failed = raise_link(sock, "lo");
+    if (hostname)
+        name_host(hostname, address ? address : "127.0.1.1");
+    if (address && !failed) {
+        snprintf(text, sizeof text, "nameserver %s\n", pairs_find(settings, "dns", "127.0.0.1"));
+        unlink("/etc/resolv.conf"); /* an image may have a link that leads nowhere */
+        failed = !write_text("/etc/resolv.conf", text) || !first_link(name, sizeof name, MOUNT_PATIENCE_MS) ||
+                 set_address(sock, name, address, pairs_find(settings, "gateway", "0.0.0.0"));
+    }
+    close(sock);
+    return failed;
+}
+
+int verb_network(struct pairs request)
+{
+    return set_network(request) ? fail_errno("network") : 0;
+}

@@ -1,0 +1,84 @@
+"""The published document: OpenAPI 3.1 of every route, with what the framework does not see by itself: credentials,
+the streams' records, and the WebSockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from polyvisor.dialects.native.auth import PREFIX, is_guarded
+from polyvisor.dialects.native.errors import responses
+from polyvisor.wire import native as wire
+
+_SCHEMA = "#/components/schemas/{model}"
+_STREAMED: tuple[type[BaseModel], ...] = (
+    wire.LogRecord, wire.PullProgress, wire.Event, wire.ExecRequest, wire.ExecOrder, wire.ExecResult,
+)  # fmt: skip
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "basic": {"type": "http", "scheme": "basic"},
+}
+_SOCKETS = {
+    "exec": (
+        "Run a command (WebSocket)",
+        "The first message is an `ExecRequest` as text. Then binary messages carry a channel byte and data (0 stdin, "
+        "1 stdout, 2 stderr), text to the server is an `ExecOrder`, and the last text from it an `ExecResult` or a "
+        "`Problem`.",
+    ),
+    "console": ("The serial console (WebSocket)", "Binary messages both ways: first all that it said so far."),
+}
+
+
+def streamed(media: str, model: str = "") -> dict[int | str, dict[str, Any]]:
+    """What a route says of its answer when that is a stream, of records or of bytes."""
+    schema = {"$ref": _SCHEMA.format(model=model)} if model else {"type": "string", "format": "binary"}
+    return {200: {"description": "A stream", "content": {media: {"schema": schema}}}}
+
+
+def uploaded(media: str) -> dict[str, Any]:
+    """What a route says of its body when that is a stream of bytes."""
+    content = {media: {"schema": {"type": "string", "format": "binary"}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The document, made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes, description=app.description)
+        document["components"]["securitySchemes"] = _SCHEMES
+        document["security"] = [{name: []} for name in _SCHEMES]
+        _add_schemas(document["components"]["schemas"])
+        for name, (summary, text) in _SOCKETS.items():
+            document["paths"][f"{PREFIX}/instances/{{key}}/{name}"] = {"get": _socket(name, summary, text)}
+        for path, item in document["paths"].items():
+            if not is_guarded(path):
+                for operation in item.values():
+                    operation["security"] = []
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _add_schemas(schemas: dict[str, Any]) -> None:
+    for model in _STREAMED:
+        schema = model.model_json_schema(ref_template=_SCHEMA)
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
+
+
+def _socket(name: str, summary: str, text: str) -> dict[str, Any]:
+    answers: dict[str, Any] = {"101": {"description": "The protocol changes to WebSocket"}}
+    body = {"application/json": {"schema": {"$ref": _SCHEMA.format(model="Problem")}}}
+    for status, answer in responses().items():
+        answers[str(status)] = {"description": answer["description"], "content": body}
+    return {
+        "tags": ["streams"],
+        "summary": summary,
+        "description": text,
+        "operationId": name,
+        "parameters": [{"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "responses": answers,
+    }
