@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from weakref import WeakValueDictionary
 
 from polyvisor.access.grants import permit, require, scope
 from polyvisor.access.quotas import check_quota
@@ -35,6 +36,7 @@ class VolumesEngine:
         self._host = host
         self._clock = clock
         self._instances = instances
+        self._repeats: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._files = asyncio.Lock()  # one change of a volume's file at a time, with its record
 
     async def create(self, principal: Principal, name: str, size: Bytes, receipt: str = "") -> Volume:
@@ -46,14 +48,21 @@ class VolumesEngine:
         require(principal, Action.CREATE)
         check_name(name)
         _check_size(size)
+        if not receipt:
+            return await self._create(principal, name, size)
         digest = hashlib.sha256(repr(("volume", name, size)).encode()).hexdigest()
-        if receipt:
+        async with self._repeats.setdefault((principal.project, receipt), asyncio.Lock()):
             async with self._store.read() as unit:
                 found = await unit.receipts.find(principal.project, receipt)
                 if found is not None and found[0] != digest:
                     raise Invalid("the idempotency key was used for another request", field="Idempotency-Key")
                 if found is not None:
                     return await unit.volumes.get(VolumeId(found[1]))
+            return await self._create(principal, name, size, receipt, digest)
+
+    async def _create(
+        self, principal: Principal, name: str, size: Bytes, receipt: str = "", digest: str = ""
+    ) -> Volume:
         volume = Volume(
             VolumeId(mint()),
             principal.project,
