@@ -28,7 +28,8 @@ PLANTED = {
 
 def lint(tree: Path) -> subprocess.CompletedProcess[str]:
     """Run the contracts over the package in `tree`."""
-    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--config", str(ROOT / ".importlinter")]
+    linter = Path(sys.executable).with_name("lint-imports")
+    command = [str(linter), "--no-cache", "--config", str(ROOT / ".importlinter")]
     env = {"PYTHONPATH": str(tree), "PATH": "/usr/bin:/bin", "COLUMNS": "200"}
     return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=120, check=False)
 

@@ -47,8 +47,8 @@ def test_every_dependency_is_explained() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     explained = (ROOT / "docs" / "dependencies.md").read_text()
-    missing = [name for name in wanted if f"`{re.split('[>=<\\[]', name)[0]}`" not in explained]
-    assert missing == []
+    names = [re.split(r"[>=<\[]", requirement)[0] for requirement in wanted]
+    assert [name for name in names if f"`{name}`" not in explained] == []
 
 
 def test_every_setting_is_documented() -> None:

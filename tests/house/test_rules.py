@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from house import rules
 
 PACKAGE = Path(__file__).parents[2] / "src" / "polyvisor"

@@ -23,7 +23,7 @@ _SHOWN = 10  # characters of a key that lists show
 
 def key_digest(key: str) -> str:
     """What is stored of a key. Keys are random, so a plain hash is enough and equality needs no secret time."""
-    return hashlib.sha256(key.encode()).hexdigest()
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def new_key(name: str, project: ProjectId, now: datetime, *, operator: bool = False) -> tuple[str, ApiKey]:
@@ -69,7 +69,8 @@ class Doorkeeper:
             user: User | None = await unit.identities.user(credential.name)
         try:  # an unknown name costs the same time as a wrong password
             known = user.password if user else self._decoy
-            await asyncio.to_thread(self._hasher.verify, known, credential.password)  # slow by design
+            given = credential.password.encode("utf-8", "surrogatepass")
+            await asyncio.to_thread(self._hasher.verify, known, given)  # it is slow on purpose
         except (VerificationError, InvalidHashError) as error:
             raise Unauthenticated() from error
         if user is None:

@@ -38,5 +38,5 @@ class EventsEngine:
                 for event in batch:
                     seq = event.seq
                     yield event
-                if not batch:
-                    await anext(topics)
+                if not batch and await anext(topics, None) is None:
+                    return  # the server stops

@@ -15,7 +15,7 @@ from polyvisor.model.ids import ProjectId, mint
 from polyvisor.model.image import Image, parse_reference
 from polyvisor.model.principal import Action, Principal
 from polyvisor.ports.host import Host
-from polyvisor.ports.store import Store
+from polyvisor.ports.store import Store, Unit
 
 BUILT_IN = ("busybox", "debian-12")
 OPERATORS = ProjectId("")  # images of this owner may be used by every project
@@ -38,6 +38,7 @@ class ImagesEngine:
         self._host = host
         self._clock = clock
         self.uploads = uploads
+        self._files = asyncio.Lock()  # between a record and its file no deletion may come
         self._pulls: dict[tuple[ProjectId, str], Pull] = {}
 
     async def resolve(self, principal: Principal, name: str) -> Image:
@@ -80,20 +81,34 @@ class ImagesEngine:
             pull.text, pull.fraction = text, fraction
 
         async def fetch() -> Image:
-            image = await self._host.images.pull(name, progress)
-            return await self._record(image, owner, key)
+            while True:
+                image = await self._host.images.pull(name, progress)
+                if (recorded := await self._record(image, owner, key)) is not None:
+                    return recorded
+
+        def over(task: asyncio.Task[Image]) -> None:
+            if self._pulls.get((owner, key)) is pull:
+                del self._pulls[(owner, key)]
+            if not task.cancelled():
+                task.exception()  # one that nobody waits for is no surprise to the event loop
 
         pull.task = asyncio.create_task(fetch(), name=f"pull {name}")
-        pull.task.add_done_callback(_observed)
+        pull.task.add_done_callback(over)
         self._pulls[(owner, key)] = pull
         return pull
 
-    async def _record(self, image: Image, owner: ProjectId, name: str) -> Image:
+    async def _record(self, image: Image, owner: ProjectId, name: str) -> Image | None:
+        """Give the image its name; None: it was deleted since it was fetched."""
         named = replace(image, names=(name,))
-        async with self._store.write() as unit:
-            await unit.images.put(named, owner)
-            data = {"name": name, "size": str(image.size)}
-            await unit.events.append(Event("image.ready", owner, image.id, self._clock(), data))
+        async with self._files:
+            try:
+                await self._host.images.path(image.id)
+            except NotFound:
+                return None
+            async with self._store.write() as unit:
+                await unit.images.put(named, owner)
+                data = {"name": name, "size": str(image.size)}
+                await unit.events.append(Event("image.ready", owner, image.id, self._clock(), data))
         return named
 
     async def take(self, principal: Principal, name: str, chunks: AsyncIterator[bytes], limit: int) -> Image:
@@ -106,7 +121,10 @@ class ImagesEngine:
         try:
             await _receive(part, chunks, limit)
             image = await self._host.images.import_archive(part, str(reference), lambda text, fraction: None)
-            return await self._record(image, principal.project, str(reference))
+            recorded = await self._record(image, principal.project, str(reference))
+            if recorded is None:
+                raise Busy("image: it was deleted while it was imported", field="image", subject=image.id)
+            return recorded
         finally:
             part.unlink(missing_ok=True)
 
@@ -120,20 +138,23 @@ class ImagesEngine:
         """:raise Busy: an instance is made from it. :raise NotFound:"""
         require(principal, Action.DELETE)
         image = await self.get(principal, name)
-        async with self._store.write() as unit:
-            mine = await unit.images.all(principal.project)
-            if not any(i.id == image.id for i in mine):
-                require_operator(principal)
-            if await unit.instances.using(image.id):
-                raise Busy("image: instances are made from it", field="image", subject=image.id)
-            await unit.images.forget(image.id)
-        await self._host.images.remove(image.id)
+        async with self._files:
+            async with self._store.write() as unit:
+                if not principal.operator:
+                    await self._require_sole_owner(unit, principal, image)
+                if await unit.instances.using(image.id):
+                    raise Busy("image: instances are made from it", field="image", subject=image.id)
+                await unit.images.forget(image.id)
+            await self._host.images.remove(image.id)
 
-
-def _observed(task: asyncio.Task[Image]) -> None:
-    """A failed pull that nobody waits for is no surprise to the event loop."""
-    if not task.cancelled():
-        task.exception()
+    async def _require_sole_owner(self, unit: Unit, principal: Principal, image: Image) -> None:
+        """:raise Forbidden: it is the operator's. :raise Busy: another project has it as well."""
+        if any(i.id == image.id for i in await unit.images.all(OPERATORS)):
+            require_operator(principal)
+        others = [p.id for p in await unit.identities.projects() if p.id != principal.project]
+        for other in others:
+            if any(i.id == image.id for i in await unit.images.all(other)):
+                raise Busy("image: another project uses it too", field="image", subject=image.id)
 
 
 async def _receive(part: Path, chunks: AsyncIterator[bytes], limit: int) -> None:

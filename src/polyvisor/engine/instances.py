@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from time import monotonic
 
 from polyvisor.access.grants import permit, require, scope
 from polyvisor.access.quotas import check_quota
@@ -15,7 +16,7 @@ from polyvisor.engine.resolve import resolve_spec
 from polyvisor.engine.waits import Waits
 from polyvisor.model.event import Event
 from polyvisor.model.face import Face, face
-from polyvisor.model.faults import Invalid, NotFound, revive
+from polyvisor.model.faults import Busy, Invalid, NotFound, Stale, revive
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import InstanceId, OperationId, check_name, is_id, mint
 from polyvisor.model.image import Image
@@ -25,7 +26,9 @@ from polyvisor.model.operation import Operation, Outcome, Verb
 from polyvisor.model.principal import Action, Principal
 from polyvisor.model.query import Page
 from polyvisor.model.request import Create
+from polyvisor.model.spec import check_spec
 from polyvisor.model.units import Seconds
+from polyvisor.model.volume import VolumeState
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store, Unit
 from polyvisor.scheduler.place import place
@@ -108,7 +111,11 @@ class InstancesEngine:
             return None
         if found[0] != digest:
             raise Invalid("the idempotency key was used for another request", field="Idempotency-Key")
-        return Asked(await unit.instances.get(InstanceId(found[1])), None)
+        try:
+            instance = await unit.instances.get(InstanceId(found[1]))
+        except NotFound as error:
+            raise NotFound("the instance that this idempotency key made was deleted", subject=found[1]) from error
+        return Asked(instance, instance.operation)
 
     def _draft(self, principal: Principal, wanted: Create, image: Image, name: str) -> Instance:
         now = self._clock()
@@ -126,10 +133,16 @@ class InstancesEngine:
         project = await unit.identities.project(instance.project)
         usage = await unit.instances.usage(instance.project)
         check_quota(project, usage, instances=1, vcpus=spec.vcpus, memory=spec.memory, disk=spec.disk)
+        try:  # it may have been deleted since it was resolved; from here on it is in use
+            await unit.images.find(spec.image, instance.project)
+        except NotFound as error:
+            raise NotFound(f"image: no image {spec.image_name[:120]!r}", field="image", subject=spec.image) from error
         for mount in instance.mounts:
             volume = await unit.volumes.get(mount.volume)
             if volume.project != instance.project:
                 raise NotFound(f"volumes: no volume {mount.volume}", field="volumes", subject=mount.volume)
+            if volume.state is not VolumeState.READY:
+                raise Busy(f"volumes: {volume.name} is {volume.state}", field="volumes", subject=mount.volume)
 
     async def _address(self, unit: Unit, instance: Instance) -> Instance:
         if not instance.spec.network:
@@ -208,17 +221,28 @@ class InstancesEngine:
         """The instance once what was asked is as far as `until`. The work goes on when the caller does not wait.
 
         :raise Fault: the one the operation failed with. :raise TimedOut:
+        :raise Stale: a later request took its place.
         """
-        if until is Until.ACCEPTED or asked.operation is None:
-            if until is not Until.READY:
-                return asked.instance
-        else:
-            done = await self._waits.finished(asked.instance.id, asked.operation, limit)
-            if done.outcome is Outcome.FAILED:
-                raise revive(done.fault_kind, done.fault)
+        if until is Until.ACCEPTED or (asked.operation is None and until is not Until.READY):
+            return asked.instance
+        end = None if limit is None else monotonic() + limit
+        if asked.operation is not None:
+            await self._closed(asked.instance.id, asked.operation, limit)
         wanted = _is_ready if until is Until.READY else lambda _: True
-        found = await self._waits.until(asked.instance.id, wanted, limit)
+        left = None if end is None else max(0.0, end - monotonic())
+        found = await self._waits.until(asked.instance.id, wanted, left)
         return found if found is not None else asked.instance
+
+    async def _closed(self, id: InstanceId, operation: OperationId, limit: float | None) -> None:
+        done = await self._waits.finished(id, operation, limit)
+        if done.outcome is Outcome.FAILED:
+            raise revive(done.fault_kind, done.fault)
+        if done.outcome is Outcome.SUPERSEDED:
+            async with self._store.read() as unit:
+                latest = (await unit.operations.page(None, id, 1))[0]
+            if latest.verb is not done.verb:
+                raise Stale(f"a later request ({latest.verb}) took the place of this one", subject=id)
+            await self._closed(id, latest.id, limit)  # the same, asked again: a stop that became a forced one
 
     async def wait(
         self, principal: Principal, key: str, wanted: Callable[[Instance], bool], limit: float | None
@@ -238,7 +262,7 @@ class InstancesEngine:
             instance = await self.find(unit, principal, key, Action.OPERATE)
             spec, intent = instance.spec, instance.intent
             if labels is not None:
-                spec = replace(spec, labels=tuple(sorted(labels.items())))
+                spec = check_spec(replace(spec, labels=tuple(sorted(labels.items()))))
             if lifetime is not None:
                 if not 0 <= lifetime <= MAX_LIFETIME:
                     raise Invalid("lifetime: must not be negative", field="lifetime")
@@ -252,4 +276,4 @@ class InstancesEngine:
 
 def _is_ready(instance: Instance) -> bool:
     """Ready, or never going to be."""
-    return instance.observed.ready or face(instance) in (Face.STOPPED, Face.FAILED, Face.DELETING)
+    return instance.observed.ready or face(instance) in (Face.STOPPED, Face.FAILED, Face.PAUSED, Face.DELETING)

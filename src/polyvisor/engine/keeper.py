@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from polyvisor.engine.power import PowerEngine
-from polyvisor.model.faults import Fault
+from polyvisor.model.faults import Fault, NotFound
 from polyvisor.model.ids import ProjectId
 from polyvisor.model.principal import Action, Principal
 from polyvisor.ports.store import Store
@@ -17,6 +18,8 @@ log = logging.getLogger("polyvisor.engine")
 SYSTEM = Principal("system", ProjectId(""), frozenset(Action), operator=True)
 _PAUSE = 1.0
 _KEEP_EVENTS = 100_000
+_KEEP_OPERATIONS = timedelta(days=7)
+_KEEP_RECEIPTS = timedelta(days=1)
 _PRUNE_EVERY = 600
 
 
@@ -35,17 +38,27 @@ class Keeper:
             try:
                 await self.expire()
                 if turn % _PRUNE_EVERY == 0:
-                    async with self._store.write() as unit:
-                        await unit.events.prune(_KEEP_EVENTS)
+                    await self.prune()
             except Fault as fault:
                 log.warning("the keeper: %s %s", fault.public, fault.private)
+            except Exception:
+                log.exception("the keeper stumbled; it goes on")
             turn += 1
             await asyncio.sleep(_PAUSE)
+
+    async def prune(self) -> None:
+        """Forget what is too old to be asked for."""
+        now = self._clock()
+        async with self._store.write() as unit:
+            await unit.events.prune(_KEEP_EVENTS)
+            await unit.operations.prune(now - _KEEP_OPERATIONS)
+            await unit.receipts.prune(now - _KEEP_RECEIPTS)
 
     async def expire(self) -> int:
         """Delete every instance whose lifetime is over; how many there were."""
         async with self._store.read() as unit:
             due = await unit.instances.expired(self._clock())
         for id in due:
-            await self._power.delete(SYSTEM, id)
+            with contextlib.suppress(NotFound):  # somebody else deleted it
+                await self._power.delete(SYSTEM, id)
         return len(due)

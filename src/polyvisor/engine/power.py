@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -9,12 +10,14 @@ from datetime import datetime
 from polyvisor.access.grants import scope
 from polyvisor.engine.instances import Asked, InstancesEngine
 from polyvisor.model.face import Face, face
-from polyvisor.model.faults import Invalid, WrongState
+from polyvisor.model.faults import Fault, Invalid, WrongState
 from polyvisor.model.instance import Instance, Intent, Power
 from polyvisor.model.operation import Answer, Verb, admit
 from polyvisor.model.principal import Action, Principal
 from polyvisor.model.units import Seconds
 from polyvisor.ports.store import Store
+
+log = logging.getLogger("polyvisor.engine")
 
 _POWER = {
     Verb.START: Power.ON,
@@ -69,12 +72,16 @@ class PowerEngine:
         action = Action.DELETE if verb is Verb.DELETE else Action.OPERATE
         async with self._store.write() as unit:
             instance = await self._instances.find(unit, principal, key, action)
-            now_face = face(instance)
             if verb is Verb.DELETE and instance.intent.deleted:
                 return Asked(instance, instance.operation)
             if verb is Verb.DELETE and not force:
                 _admit_delete(instance)
-            if admit(verb, now_face) is Answer.NOTHING_TO_DO:
+            under_way = await unit.operations.current(instance.id)
+            verdict = admit(verb, face(instance), under_way.verb if under_way else None)
+            if verdict is Answer.NOTHING_TO_DO and (under_way is not None or _wished(instance, verb)):
+                return Asked(instance, instance.operation)
+            asked_already = under_way is not None and under_way.verb is verb is Verb.STOP
+            if asked_already and not force and grace is None:  # asking again must not put the limit off
                 return Asked(instance, instance.operation)
             instance = replace(instance, intent=_intent(instance, verb, force, grace))
             if verb is not Verb.RESET:
@@ -85,15 +92,31 @@ class PowerEngine:
         return Asked(instance, operation.id)
 
     async def autostart(self, principal: Principal) -> list[Asked]:
-        """Start every stopped instance that is to start with the server. Called once, at the server's start."""
+        """Start every instance that is to start with the server, is not running, and was not stopped by its owner.
+
+        Called once, at the server's start, when the records say what is. One that cannot start is left as it is.
+        """
         asked = []
-        async with self._store.read() as unit:
-            instances = [i for i in await unit.instances.all() if i.spec.autostart and not i.intent.deleted]
         assert scope(principal) is None
+        async with self._store.read() as unit:
+            instances = await unit.instances.all()
         for instance in instances:
-            if instance.settled and instance.observed.run is None:
-                asked.append(await self.start(principal, instance.id))
+            if _to_autostart(instance):
+                try:
+                    asked.append(await self.start(principal, instance.id))
+                except Fault as fault:
+                    log.warning("%s: cannot be started with the server: %s", instance.id, fault.public)
         return asked
+
+
+def _wished(instance: Instance, verb: Verb) -> bool:
+    """Whether the wish is on record already: what has only happened to be so may change by itself, a wish not."""
+    return instance.intent.power is _POWER[verb] and (verb is not Verb.STOP or instance.observed.restart_at is None)
+
+
+def _to_autostart(instance: Instance) -> bool:
+    wanted = instance.spec.autostart and instance.intent.power is not Power.OFF and not instance.intent.deleted
+    return wanted and instance.operation is None and face(instance) in (Face.STOPPED, Face.FAILED)
 
 
 def _admit_delete(instance: Instance) -> None:

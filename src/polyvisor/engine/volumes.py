@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from weakref import WeakValueDictionary
 
 from polyvisor.access.grants import permit, require, scope
 from polyvisor.access.quotas import check_quota
@@ -15,7 +17,7 @@ from polyvisor.model.face import face
 from polyvisor.model.faults import Busy, Invalid, NotFound
 from polyvisor.model.host import Disk
 from polyvisor.model.ids import VolumeId, check_name, is_id, mint
-from polyvisor.model.instance import Mount, MountState
+from polyvisor.model.instance import Instance, Mount, MountState
 from polyvisor.model.operation import Verb, admit
 from polyvisor.model.principal import Action, Principal
 from polyvisor.model.query import Page
@@ -34,6 +36,8 @@ class VolumesEngine:
         self._host = host
         self._clock = clock
         self._instances = instances
+        self._repeats: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._files = asyncio.Lock()  # one change of a volume's file at a time, with its record
 
     async def create(self, principal: Principal, name: str, size: Bytes, receipt: str = "") -> Volume:
         """A volume with an empty ext4 file system. The record comes first, so that no file is ever without one.
@@ -44,14 +48,21 @@ class VolumesEngine:
         require(principal, Action.CREATE)
         check_name(name)
         _check_size(size)
+        if not receipt:
+            return await self._create(principal, name, size)
         digest = hashlib.sha256(repr(("volume", name, size)).encode()).hexdigest()
-        if receipt:
+        async with self._repeats.setdefault((principal.project, receipt), asyncio.Lock()):
             async with self._store.read() as unit:
                 found = await unit.receipts.find(principal.project, receipt)
                 if found is not None and found[0] != digest:
                     raise Invalid("the idempotency key was used for another request", field="Idempotency-Key")
                 if found is not None:
                     return await unit.volumes.get(VolumeId(found[1]))
+            return await self._create(principal, name, size, receipt, digest)
+
+    async def _create(
+        self, principal: Principal, name: str, size: Bytes, receipt: str = "", digest: str = ""
+    ) -> Volume:
         volume = Volume(
             VolumeId(mint()),
             principal.project,
@@ -106,17 +117,23 @@ class VolumesEngine:
     async def resize(self, principal: Principal, key: str, size: Bytes) -> Volume:
         """Grow; a running holder sees it at once. :raise Invalid: it would shrink."""
         _check_size(size)
+        async with self._files:
+            return await self._resize(principal, key, size)
+
+    async def _resize(self, principal: Principal, key: str, size: Bytes) -> Volume:
         async with self._store.write() as unit:
             volume = await self.find(unit, principal, key, Action.OPERATE)
+            if volume.state is not VolumeState.READY:
+                raise Busy(f"volume {volume.name} is {volume.state}", field="volume", subject=volume.id)
             if size < volume.size:
                 raise Invalid(f"size: the volume has {volume.size} bytes and cannot be made smaller", field="size")
             project = await unit.identities.project(volume.project)
             check_quota(project, await unit.instances.usage(volume.project), disk=size - volume.size)
             await unit.volumes.save(volume.id, volume.state, size)
-        grown = Volume(volume.id, volume.project, volume.name, size, volume.state, volume.host, volume.created)
-        holder = volume.attached[0] if volume.attached else None
+        disk = _disk(replace(volume, size=size))
         try:
-            await self._host.resize_volume(_disk(grown), holder)
+            for holder in volume.attached or (None,):
+                await self._host.resize_volume(disk, holder)
         except BaseException:
             async with self._store.write() as unit:
                 await unit.volumes.save(volume.id, volume.state, volume.size)
@@ -125,6 +142,10 @@ class VolumesEngine:
 
     async def delete(self, principal: Principal, key: str) -> None:
         """:raise Busy: it is attached."""
+        async with self._files:
+            await self._delete(principal, key)
+
+    async def _delete(self, principal: Principal, key: str) -> None:
         async with self._store.write() as unit:
             volume = await self.find(unit, principal, key, Action.DELETE)
             if volume.attached:
@@ -162,8 +183,7 @@ class VolumesEngine:
         """Attach to a running instance (hot) or a stopped one (there at its next start)."""
         async with self._store.write() as unit:
             instance = await self._instances.find(unit, principal, key, Action.OPERATE)
-            admit(Verb.ATTACH, face(instance))
-            _no_open(instance.operation)
+            await self._admit(unit, instance, Verb.ATTACH)
             mount = await self.claim(unit, principal, volume, path, read_only)
             if any(m.path == path and path for m in instance.mounts):
                 raise Invalid(f"path: {path} is taken by another volume", field="path")
@@ -179,12 +199,15 @@ class VolumesEngine:
             found = await self.find(unit, principal, volume, Action.OPERATE)
             if not any(m.volume == found.id for m in instance.mounts):
                 raise NotFound(f"volume {found.name} is not attached to {instance.name}", field="volume")
-            admit(Verb.DETACH, face(instance))
-            _no_open(instance.operation)
+            await self._admit(unit, instance, Verb.DETACH)
             await unit.instances.mounted(instance.id, found.id, MountState.DETACHING)
             operation = await self._instances.open(unit, instance, Verb.DETACH, found.id)
             unit.wake(instance.id)
         return Asked(instance, operation.id)
+
+    async def _admit(self, unit: Unit, instance: Instance, verb: Verb) -> None:
+        under_way = await unit.operations.current(instance.id)
+        admit(verb, face(instance), under_way.verb if under_way else None)
 
     async def recover(self) -> None:
         """After a crash: finish deletes, forget creates that were cut short. Called once, at the server's start."""
@@ -201,11 +224,6 @@ def check_mount_path(path: str) -> None:
     parts = path.split("/")
     if path and (not path.startswith("/") or ".." in parts or "\0" in path or path == "/" or len(path) > 4096):
         raise Invalid("path: must be an absolute path below /", field="path")
-
-
-def _no_open(operation: object) -> None:
-    if operation is not None:
-        raise Busy("another operation on the instance is under way", retry_after=1.0)
 
 
 def _check_size(size: Bytes) -> None:

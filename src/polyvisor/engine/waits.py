@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
-from polyvisor.model.faults import NotFound, TimedOut
+from polyvisor.model.faults import NotFound, TimedOut, Unavailable
 from polyvisor.model.ids import InstanceId, OperationId
 from polyvisor.model.instance import Instance
 from polyvisor.model.operation import Operation, Outcome
 from polyvisor.ports.store import Store
+
+
+async def _news(topics: AsyncIterator[str]) -> None:
+    """The next wake-up. :raise Unavailable: there will be none, the server stops."""
+    try:
+        await anext(topics)
+    except StopAsyncIteration as error:
+        raise Unavailable("the server is stopping") from error
 
 
 class Waits:
@@ -27,7 +35,7 @@ class Waits:
             async with asyncio.timeout(limit), self._store.follow(f"fact:{id}") as topics:
                 found = await self._now(id)
                 while found is not None and not wanted(found):
-                    await anext(topics)
+                    await _news(topics)
                     found = await self._now(id)
                 return found
         except TimeoutError as error:
@@ -46,7 +54,7 @@ class Waits:
             async with asyncio.timeout(limit), self._store.follow(f"fact:{id}") as topics:
                 found = await self._operation(operation)
                 while found.outcome is Outcome.OPEN:
-                    await anext(topics)
+                    await _news(topics)
                     found = await self._operation(operation)
                 return found
         except TimeoutError as error:

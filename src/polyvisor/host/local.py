@@ -12,9 +12,10 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from polyvisor.host import runs
-from polyvisor.host.boot import BootFiles, guest_config
+from polyvisor.host.boot import guest_config
 from polyvisor.host.console import follow_file
 from polyvisor.host.guest.journal import follow_journal
 from polyvisor.host.paths import CONFIG, CONSOLE, JOURNAL, SEED, VMM_LOG, Paths
@@ -24,7 +25,7 @@ from polyvisor.model.faults import Fault, NoCapacity, Unavailable
 from polyvisor.model.guest import JournalRecord
 from polyvisor.model.host import Blueprint, Disk, HostReport, Observation, Sight
 from polyvisor.model.ids import HostId, InstanceId, machine_uuid
-from polyvisor.model.instance import RunRecord
+from polyvisor.model.instance import RunRecord, same_process
 from polyvisor.model.spec import Shape
 from polyvisor.model.units import MIB, Bytes
 from polyvisor.ports.guest import Guest
@@ -34,7 +35,18 @@ from polyvisor.ports.network import NetworkDriver
 from polyvisor.ports.storage import Storage
 
 log = logging.getLogger("polyvisor.host")
+_ADOPT_LIMIT = 10.0
 _OVERHEAD = Bytes(64 * MIB)  # what a hypervisor process needs beside the guest's memory
+
+
+class Boot(Protocol):
+    """What guests boot from, made when first asked for."""
+
+    async def agent(self) -> Path:
+        """The agent's program."""
+
+    async def kernel(self) -> tuple[Path, Path]:
+        """Kernel and initial RAM disk of micro guests."""
 
 
 class LocalHost:
@@ -48,7 +60,8 @@ class LocalHost:
         storage: Storage,
         network: NetworkDriver,
         images: Images,
-        boot: BootFiles,
+        boot: Boot,
+        boot_id: str = "",
     ) -> None:
         self.id = id
         self.images = images
@@ -57,7 +70,9 @@ class LocalHost:
         self._storage = storage
         self._network = network
         self._boot = boot
+        self._boot_id = boot_id or runs.boot_id()
         self._vms: dict[InstanceId, LiveVm] = {}
+        self._deaf: dict[InstanceId, RunRecord] = {}  # processes that are there and could not be taken over yet
         self._watcher = Watcher()
         self._network_mode = type(network).__name__.removesuffix("Network").lower()
 
@@ -81,26 +96,33 @@ class LocalHost:
 
     async def adopt(self, records: Sequence[tuple[Blueprint, RunRecord | None]]) -> None:
         """See Host. A process without a record is found by its uuid: the crash came before the record was saved."""
-        pids = {uuid: pid for pid, uuid in self._hypervisor.find()}
+        found = self._find()
         await self._network.start([blueprint for blueprint, _ in records])
-        found = await asyncio.gather(
-            *(self._adopt(blueprint, record, pids) for blueprint, record in records), return_exceptions=True
-        )
-        for (blueprint, _), outcome in zip(records, found, strict=True):
-            if isinstance(outcome, BaseException) and not isinstance(outcome, Gone):
-                log.error("cannot take over %s: %r", blueprint.id, outcome)
+        await asyncio.gather(*(self._take_over(blueprint, record, found) for blueprint, record in records))
 
-    async def _adopt(self, blueprint: Blueprint, record: RunRecord | None, pids: dict[str, int]) -> None:
-        machine = await self._machine(blueprint, launching=False)
-        pid = pids.get(machine_uuid(blueprint.id))
+    def _find(self) -> dict[str, int]:
+        return {uuid: pid for pid, uuid in self._hypervisor.find()}
+
+    async def _take_over(self, blueprint: Blueprint, record: RunRecord | None, found: dict[str, int]) -> None:
+        """Hold the machine if its process is there. One that cannot be held now is `deaf`, never taken for gone."""
+        pid = found.get(machine_uuid(blueprint.id))
+        self._deaf.pop(blueprint.id, None)
         if pid is None:
             return
-        if record is None or record.pid != pid:
-            record = runs.load(machine.directory) or self._hypervisor.proof(machine, pid)
-        if record.pid != pid:
-            proof = self._hypervisor.proof(machine, pid)
-            record = runs.with_process(record, proof)
-        self._hold(blueprint.id, await self._hypervisor.adopt(machine, record))
+        here = self._paths.instance(blueprint.id)
+        machine = Machine(blueprint, here, (), None)  # of one that runs, only where it is matters
+        proof = self._hypervisor.proof(machine, pid)
+        known = [r for r in (runs.load(here), record) if r is not None]
+        same = next((r for r in known if same_process(r, proof)), None)
+        record = same or (runs.with_process(known[0], proof) if known else proof)
+        try:
+            async with asyncio.timeout(_ADOPT_LIMIT):
+                self._hold(blueprint.id, await self._hypervisor.adopt(machine, record))
+        except Gone:
+            return
+        except (Fault, OSError) as error:
+            self._deaf[blueprint.id] = record
+            log.error("cannot take over %s: %r; it is tried again", blueprint.id, error)
 
     def _hold(self, id: InstanceId, vm: LiveVm) -> None:
         self._vms[id] = vm
@@ -109,20 +131,30 @@ class LocalHost:
     # -- looking -------------------------------------------------------------------------------------------------
 
     async def look(self, blueprint: Blueprint) -> Observation:
-        """See Host."""
+        """See Host. Where a run was begun, its process is looked for before it is said to be gone."""
         id = blueprint.id
+        here = self._paths.instance(id)
+        last = None if id in self._vms else self._deaf.get(id) or runs.load(here)
+        if last is not None:
+            await self._take_over(blueprint, last, self._find())
         vm = self._vms.get(id)
-        prepared = self._paths.disk(id).exists()
-        if vm is None:
+        prepared = self._prepared(blueprint)
+        if vm is None and id in self._deaf:
+            return Observation(id, Sight.DEAF, prepared, run=self._deaf[id])
+        if vm is None and (last is None or not last.pid):
             return Observation(id, Sight.GONE, prepared)
-        sight = await vm.status()
+        sight, run = (await vm.status(), vm.record) if vm is not None else (Sight.GONE, last)
+        assert run is not None
         ended = None
         if sight in (Sight.ENDED, Sight.GONE):
-            ended = await asyncio.to_thread(
-                runs.how_it_ended, self._paths.instance(id) / JOURNAL, vm.record, sight is Sight.ENDED
-            )
+            down = sight is Sight.ENDED
+            ended = await asyncio.to_thread(runs.how_it_ended, here / JOURNAL, run, self._boot_id, shut_down=down)
         ready = sight is Sight.RUNNING and self._watcher.ready(id)
-        return Observation(id, sight, prepared, ready, vm.record, ended)
+        return Observation(id, sight, prepared, ready, run, ended)
+
+    def _prepared(self, blueprint: Blueprint) -> bool:
+        seed = blueprint.spec.shape is not Shape.FULL or (self._paths.instance(blueprint.id) / SEED).exists()
+        return seed and self._paths.disk(blueprint.id).exists()
 
     def hints(self) -> AsyncIterator[InstanceId]:
         """See Host."""
@@ -153,11 +185,11 @@ class LocalHost:
         """See Host."""
         await self._network.unplug(blueprint)
 
-    async def _machine(self, blueprint: Blueprint, *, launching: bool) -> Machine:
+    async def _machine(self, blueprint: Blueprint) -> Machine:
         here = self._paths.instance(blueprint.id)
         image = await self.images.path(blueprint.spec.image)
         disks = self._storage.disks(blueprint, image)
-        nic = self._network.nic(blueprint) if launching and blueprint.address is not None else None
+        nic = self._network.nic(blueprint) if blueprint.address is not None else None
         if blueprint.spec.shape is Shape.FULL:
             return Machine(blueprint, here, disks, nic, seed=here / SEED)
         kernel, initrd = await self._boot.kernel()
@@ -170,14 +202,14 @@ class LocalHost:
             if await held.status() in (Sight.RUNNING, Sight.PAUSED, Sight.DEAF):
                 return held.record
             await self.kill(blueprint.id)
-        machine = await self._machine(blueprint, launching=True)
+        machine = await self._machine(blueprint)
         pending = runs.pending(machine, self._paths.instance(blueprint.id) / JOURNAL)
         runs.save(machine.directory, pending)
         await asyncio.to_thread(_write_private, machine.directory / CONFIG, machine.config)
         vm = await self._hypervisor.launch(machine)
+        self._hold(blueprint.id, vm)  # before anything else can fail: what is held can be ended
         vm.record = runs.with_process(pending, vm.record)
         runs.save(machine.directory, vm.record)
-        self._hold(blueprint.id, vm)
         return vm.record
 
     # -- power ---------------------------------------------------------------------------------------------------
@@ -196,9 +228,11 @@ class LocalHost:
         """See Host."""
         vm = self._vms.get(id)
         if vm is not None:
-            await self._watcher.stop(id)
             await vm.kill()
+            await self._watcher.stop(id)
             self._vms.pop(id, None)
+        elif id in self._deaf:
+            raise Unavailable("the instance's process cannot be taken over", private=f"pid {self._deaf[id].pid}")
         runs.forget(self._paths.instance(id))
 
     async def pause(self, id: InstanceId) -> None:
@@ -224,12 +258,20 @@ class LocalHost:
             await guest.mount(disk.serial, disk.path, read_only=disk.read_only)
 
     async def detach(self, id: InstanceId, disk: Disk) -> None:
-        """See Host."""
-        vm = self._vm(id)
+        """See Host. A machine that has ended holds no disk; one that keeps it keeps it mounted."""
+        vm = self._vms.get(id)
+        if vm is None or await vm.status() in (Sight.ENDED, Sight.GONE):
+            return
         if disk.path:
             with contextlib.suppress(Unavailable):
                 await (await vm.guest()).umount(disk.path)
-        await vm.detach(disk.serial)
+        try:
+            await vm.detach(disk.serial)
+        except Fault:
+            if disk.path:
+                with contextlib.suppress(Fault):
+                    await (await vm.guest()).mount(disk.serial, disk.path, read_only=disk.read_only)
+            raise
 
     async def create_volume(self, disk: Disk) -> None:
         """See Host."""
@@ -275,11 +317,14 @@ class LocalHost:
     async def sweep(self, known: frozenset[InstanceId], volumes: frozenset[str]) -> None:
         """See Host."""
         await self._network.sweep(known)
-        await self._storage.sweep(known, volumes)
-        uuids = {machine_uuid(id) for id in known}
-        for pid, uuid in self._hypervisor.find():
-            if uuid not in uuids:
-                log.warning("process %d runs a machine that no record knows (uuid %s); left alone", pid, uuid)
+        strange = self._find()
+        for id in known:
+            strange.pop(machine_uuid(id), None)
+        for uuid, pid in strange.items():
+            log.warning("process %d runs a machine that no record knows (uuid %s); left alone", pid, uuid)
+        folders = (InstanceId(folder.name) for folder in self._paths.instances.iterdir())
+        running = {id for id in folders if machine_uuid(id) in strange}  # nor are its files taken away under it
+        await self._storage.sweep(known | running, volumes)
 
     async def close(self, *, idle: bool) -> None:
         """See Host."""

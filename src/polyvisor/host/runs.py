@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from polyvisor.host.guest.journal import last_exit
-from polyvisor.model.instance import Ended, RunRecord
+from polyvisor.model.instance import HOST_RESTART, Ended, RunRecord
 from polyvisor.ports.hypervisor import Machine, UserNic
 
 _FILE = "run.json"
@@ -37,7 +37,7 @@ def save(directory: Path, record: RunRecord) -> None:
 
 
 def load(directory: Path) -> RunRecord | None:
-    """The record, when there is one that can be read."""
+    """The record, when there is one that can be read. Its pid is 0 while no process was proven."""
     try:
         data = json.loads((directory / _FILE).read_text())
         data["forwards"] = tuple(tuple(row) for row in data["forwards"])
@@ -51,9 +51,16 @@ def forget(directory: Path) -> None:
     (directory / _FILE).unlink(missing_ok=True)
 
 
-def how_it_ended(journal: Path, record: RunRecord, shut_down: bool) -> Ended:
-    """The workload's exit if the guest wrote one in this run, else what the process tells."""
+def boot_id() -> str:
+    """The kernel's id of this boot of the host: a process of another one is gone with it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def how_it_ended(journal: Path, record: RunRecord, boot: str, *, shut_down: bool) -> Ended:
+    """The workload's exit if the guest wrote one in this run, else what the process or its absence tells."""
     exit = last_exit(journal, record.journal)
     if exit is not None:
         return Ended(exit.code, exit.signal, "exited")
+    if record.boot_id != boot:
+        return Ended(reason=HOST_RESTART)
     return Ended(reason="shutdown" if shut_down else "crashed")

@@ -31,6 +31,7 @@ class Watcher:
 
     def start(self, id: InstanceId, vm: LiveVm) -> None:
         """Watch this machine until `stop`."""
+        assert id not in self._tasks
         self._tasks[id] = [
             asyncio.create_task(self._await_end(id, vm), name=f"end of {id}"),
             asyncio.create_task(self._await_agent(id, vm), name=f"agent of {id}"),
@@ -62,13 +63,13 @@ class Watcher:
                 self._queue.put_nowait(id)
                 pause = _FIRST_TRY
                 await guest.until_closed()
-            except Fault:
-                await asyncio.sleep(pause)
+            except (Fault, OSError):
                 pause = min(pause * 1.5, _LAST_TRY)
             finally:
                 if id in self._ready:
                     self._ready.discard(id)
                     self._queue.put_nowait(id)
+            await asyncio.sleep(pause)  # also after a connection that was closed at once: never a busy loop
 
     async def hints(self) -> AsyncIterator[InstanceId]:
         """Ids as they come."""

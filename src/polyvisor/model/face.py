@@ -48,6 +48,7 @@ _MOVING = {
     (Phase.RUNNING, Power.OFF): Face.STOPPING,
     (Phase.PAUSED, Power.OFF): Face.STOPPING,
     (Phase.PAUSED, Power.ON): Face.RESUMING,
+    (Phase.LOST, Power.OFF): Face.STOPPING,
 }
 
 

@@ -23,7 +23,10 @@ class Sight(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One look at one instance; `prepared` says whether its disks are on the host."""
+    """One look at one instance; `prepared` says whether its disks are on the host, all of them.
+
+    `run` is the process seen, or the last one when it is gone and was not cleared away yet; `ended` says how it ended.
+    """
 
     id: InstanceId
     sight: Sight

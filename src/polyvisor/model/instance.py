@@ -101,9 +101,23 @@ class RunRecord:
     journal: int = 0  # where this run's records begin in the journal, bytes
 
 
+def same_process(one: RunRecord | None, other: RunRecord | None) -> bool:
+    """Whether two records prove the very same process; a pid alone proves nothing, it is used again."""
+    if one is None or other is None:
+        return one is other
+    return (one.boot_id, one.pid, one.start_ticks) == (other.boot_id, other.pid, other.start_ticks)
+
+
+HOST_RESTART = "host-restart"
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended: the workload's exit, or the reason when there is none."""
+    """How a run ended: the workload's exit, or the reason when there is none.
+
+    `reason`: exited (the workload did), shutdown (the guest did), stopped (it was ended on request), crashed (the
+    process is gone), host-restart (it is gone with the host it ran on).
+    """
 
     code: int | None = None
     signal: int | None = None

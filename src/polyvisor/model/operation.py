@@ -61,11 +61,11 @@ class Answer(StrEnum):
     NOTHING_TO_DO = "nothing to do"
 
 
-_UP = frozenset({Face.RUNNING, Face.PAUSED})
 _GO: dict[Verb, frozenset[Face]] = {
     Verb.CREATE: frozenset(),
     Verb.START: frozenset({Face.STOPPED, Face.FAILED}),
-    Verb.STOP: frozenset({Face.RUNNING, Face.PAUSED, Face.STARTING, Face.STOPPING, Face.FAILED, Face.LOST}),
+    Verb.STOP: frozenset({Face.RUNNING, Face.PAUSED, Face.PAUSING, Face.RESUMING, Face.STARTING, Face.STOPPING})
+    | {Face.FAILED, Face.LOST},
     Verb.RESTART: frozenset({Face.RUNNING, Face.PAUSED}),
     Verb.RESET: frozenset({Face.RUNNING}),
     Verb.PAUSE: frozenset({Face.RUNNING}),
@@ -81,12 +81,23 @@ _ALREADY: dict[Verb, frozenset[Face]] = {
     Verb.RESUME: frozenset({Face.RUNNING, Face.RESUMING}),
 }
 _MOVING = frozenset({Face.CREATING, Face.STARTING, Face.PAUSING, Face.RESUMING, Face.STOPPING, Face.DELETING})
+_ENDING = frozenset({Verb.STOP, Verb.DELETE})  # what must always be possible: they end whatever is under way
 
 
-def answer(verb: Verb, face: Face) -> Answer | Fault:
-    """Whether `verb` may begin in `face`; a fault is returned, not raised, so that tests can walk the table."""
+def answer(verb: Verb, face: Face, under_way: Verb | None = None) -> Answer | Fault:
+    """Whether `verb` may begin in `face` while an operation of the verb `under_way` is open.
+
+    A fault is returned, not raised, so that tests can walk the table.
+    """
     if verb is not Verb.DELETE and face is Face.DELETING:
         return WrongState("the instance is being deleted")
+    verdict = _of_face(verb, face)
+    if verdict is Answer.GO and under_way is not None and verb not in _ENDING:
+        return Busy(f"cannot {verb} now: another operation ({under_way}) is under way", retry_after=1.0)
+    return verdict
+
+
+def _of_face(verb: Verb, face: Face) -> Answer | Fault:
     if face in _GO[verb]:
         return Answer.GO
     if face in _ALREADY.get(verb, frozenset()):
@@ -96,13 +107,13 @@ def answer(verb: Verb, face: Face) -> Answer | Fault:
     return WrongState(f"cannot {verb} an instance that is {face}")
 
 
-def admit(verb: Verb, face: Face) -> Answer:
+def admit(verb: Verb, face: Face, under_way: Verb | None = None) -> Answer:
     """As `answer`, raising the fault.
 
     :raise WrongState: the face does not allow the verb.
     :raise Busy: it may later, when the present change is over.
     """
-    verdict = answer(verb, face)
+    verdict = answer(verb, face, under_way)
     if isinstance(verdict, Fault):
         raise verdict
     return verdict

@@ -36,7 +36,7 @@ class RestartMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """`attempts` 0 means without limit; a run of `RESET_AFTER` seconds forgets earlier attempts."""
+    """`attempts` 0 means without limit; a run of a minute forgets earlier attempts; each waits twice as long."""
 
     mode: RestartMode = RestartMode.NEVER
     attempts: int = 0
@@ -91,6 +91,8 @@ MIN_MEMORY = Bytes(64 * MIB)
 MAX_MEMORY = Bytes(TIB)
 MIN_DISK = Bytes(16 * MIB)
 MAX_DISK = Bytes(16 * TIB)
+MAX_LABELS = 128
+MAX_GRACE = Seconds(3600.0)
 DEFAULT_MEMORY = Bytes(256 * MIB)
 DEFAULT_DISK = Bytes(10 * GIB)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -105,17 +107,36 @@ def check_spec(spec: Spec) -> Spec:
     _between(spec.vcpus, 1, MAX_VCPUS, "vcpus")
     _between(spec.memory, MIN_MEMORY, MAX_MEMORY, "memory")
     _between(spec.disk, MIN_DISK, MAX_DISK, "disk")
-    if not 0 <= spec.grace <= 3600:
+    if not 0 <= spec.grace <= MAX_GRACE:
         raise Invalid("grace: must be between 0 and 3600 seconds", field="grace")
     if spec.hostname and not _HOSTNAME.fullmatch(spec.hostname):
         raise Invalid("hostname: must be 1 to 63 letters, digits or '-'", field="hostname")
     _check_text(spec)
     _check_ports(spec)
+    _check_restart(spec.restart)
+    _check_labels(spec.labels)
     if spec.shape is Shape.FULL and (spec.argv or spec.env):
         raise Invalid("command and env: only images that are root file systems take them", field="command")
     if spec.shape is Shape.MICRO and spec.cloud_init != CloudInit():
         raise Invalid("cloud_init: only disk images take it", field="cloud_init")
     return spec
+
+
+def _check_restart(policy: RestartPolicy) -> None:
+    if not 0 <= policy.attempts <= 1_000_000:
+        raise Invalid("restart.attempts: must be 0 (no limit) to 1000000", field="restart")
+    if not 0 <= policy.backoff <= 3600:
+        raise Invalid("restart.backoff: must be between 0 and 3600 seconds", field="restart")
+
+
+def _check_labels(labels: tuple[tuple[str, str], ...]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise Invalid(f"labels: there are more than {MAX_LABELS}", field="labels")
+    if len({key for key, _ in labels}) != len(labels):
+        raise Invalid("labels: one key is given twice", field="labels")
+    for key, value in labels:
+        if not 1 <= len(key) <= 253 or len(value) > 4096 or "\0" in key + value:
+            raise Invalid("labels: a key has 1 to 253 characters, a value up to 4096, none of them NUL", field="labels")
 
 
 def _between(value: int, low: int, high: int, name: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from fractions import Fraction
 from typing import NewType
 
 from polyvisor.model.faults import Invalid
@@ -15,9 +17,10 @@ MIB = 1024**2
 GIB = 1024**3
 TIB = 1024**4
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,9})?)\s*(?:([kmgtp])i?)?b?\s*", re.IGNORECASE)
 _FACTOR = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB, "p": 1024**5}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.IGNORECASE)
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
+_DURATION = re.compile(rf"({_NUMBER})(ms|s|m|h|d)", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -31,7 +34,7 @@ def parse_size(text: str | int, field: str) -> Bytes:
     match = _SIZE.fullmatch(text)
     if not match:
         raise Invalid(f"{field}: {text[:40]!r} is not a size such as 512M or 2G", field=field)
-    return Bytes(int(float(match[1]) * _FACTOR[match[2].lower()]))
+    return Bytes(int(Fraction(match[1]) * _FACTOR[(match[2] or "").lower()]))
 
 
 def parse_duration(text: str | float, field: str) -> Seconds:
@@ -40,8 +43,10 @@ def parse_duration(text: str | float, field: str) -> Seconds:
     :raise Invalid: naming `field`, when the text is not a duration.
     """
     if isinstance(text, int | float):
+        if not math.isfinite(text):
+            raise Invalid(f"{field}: must be a finite number of seconds", field=field)
         return Seconds(float(text))
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if re.fullmatch(_NUMBER, text):
         return Seconds(float(text))
     parts = _DURATION.findall(text)
     if not parts or "".join(n + u for n, u in parts) != text:

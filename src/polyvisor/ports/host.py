@@ -33,7 +33,7 @@ class Host(Protocol):
         """Take over all machines found running, all at once, each within a time limit. Once, at start-up."""
 
     async def look(self, blueprint: Blueprint) -> Observation:
-        """One instance as it is now, read from the machine."""
+        """One instance as it is now, read from the machine. A process is never said to be gone while it is there."""
 
     async def make_disks(self, blueprint: Blueprint) -> None:
         """Root disk, seed and directory. Undone by `remove_disks`."""
@@ -54,7 +54,7 @@ class Host(Protocol):
         """Ask the guest to shut down; it may not obey."""
 
     async def kill(self, id: InstanceId) -> None:
-        """No process is left. Hung ones too."""
+        """No process is left, and no trace of its run. Hung ones too."""
 
     async def pause(self, id: InstanceId) -> None:
         """vCPUs stopped. Undone by `resume`."""
@@ -69,7 +69,10 @@ class Host(Protocol):
         """Plug the disk into the running machine and mount it where asked. Undone by `detach`."""
 
     async def detach(self, id: InstanceId, disk: Disk) -> None:
-        """Unmount and unplug. :raise TimedOut: the guest does not let go; the disk stays attached."""
+        """Unmount and unplug; a machine that has ended holds no disk.
+
+        :raise TimedOut, Busy: the guest does not let go; the disk stays attached.
+        """
 
     async def create_volume(self, disk: Disk) -> None:
         """The file of a volume. Undone by `remove_volume`. :raise NoCapacity: the disk is full."""

@@ -8,21 +8,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
-from polyvisor.model.faults import Fault, NotFound
+from polyvisor.model.faults import Fault
 from polyvisor.model.ids import InstanceId
+from polyvisor.model.instance import Instance, Phase
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store
 from polyvisor.reconcile.blueprint import blueprint_of
-from polyvisor.reconcile.plan import Act, Settled, Wait, plan
-from polyvisor.reconcile.runner import Runner
+from polyvisor.reconcile.plan import Act, Settled, Undo, Wait, plan
+from polyvisor.reconcile.runner import Crash, Runner
 
 log = logging.getLogger("polyvisor.reconcile")
 SCAN_EVERY = 30.0
-_AFTER_TROUBLE = 2.0
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 5.0
+_TURNS = 40  # a change that takes more steps than that goes round in circles and is slowed down
 _WISH = "wish:"
+_AT_REST = {Phase.PREPARED, Phase.STOPPED, Phase.FAILED}
 
 
 class Reconciler:
@@ -37,23 +41,39 @@ class Reconciler:
         self._bells: dict[InstanceId, asyncio.Event] = {}
         self._alarms: dict[InstanceId, asyncio.TimerHandle] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
         self.following = asyncio.Event()
 
     async def start(self) -> None:
-        """Re-read the truth of every machine, clear away what no record knows, then begin to follow."""
+        """Re-read the truth of every machine, clear away what no record knows, then begin to follow.
+
+        No instance is acted on before every machine was taken over. When this returns, the records say what is.
+        """
         async with self._store.read() as unit:
             instances = await unit.instances.all()
             volumes = await unit.volumes.all()
         await self._host.adopt([(blueprint_of(i), i.observed.run) for i in instances])
         await self._host.sweep(frozenset(i.id for i in instances), frozenset(str(v.id) for v in volumes))
+        await asyncio.gather(*(self._told(i.id) for i in instances if restless(i)))
         for job in (self._follow_wishes, self._follow_hints, self._scan):
-            self._tasks.append(asyncio.create_task(job(), name=job.__name__))
+            self._tasks.append(asyncio.create_task(self._keep(job), name=job.__name__))
         await self.following.wait()
         for instance in instances:
             self.wake(instance.id)
 
+    async def _told(self, id: InstanceId) -> None:
+        """Write down what is to be seen of the instance; what is to be done about it comes later."""
+        try:
+            await self._round(id, acting=False)
+        except _Again:
+            pass
+        except Exception:
+            log.exception("%s: the first look failed; it is looked at again", id)
+
     def wake(self, id: InstanceId) -> None:
         """Look at this instance now. Cheap, idempotent, from the event loop only."""
+        if self._closed:
+            return
         if alarm := self._alarms.pop(id, None):
             alarm.cancel()
         bell = self._bells.setdefault(id, asyncio.Event())
@@ -68,9 +88,11 @@ class Reconciler:
             while bell.is_set():
                 bell.clear()
                 wake_at = await self._until_settled(id, bell)
+        except Crash:
+            self._closed = True
         finally:
             del self._actors[id]
-            if wake_at is None:
+            if wake_at is None or self._closed:
                 self._bells.pop(id, None)
             else:
                 self._alarm(id, wake_at)
@@ -80,39 +102,63 @@ class Reconciler:
         self._alarms[id] = asyncio.get_running_loop().call_later(delay, self.wake, id)
 
     async def _until_settled(self, id: InstanceId, bell: asyncio.Event) -> datetime | None:
+        pause, turns = _FIRST_PAUSE, 0
         while True:
             try:
                 return await self._round(id)
             except _Again:
-                continue
-            except NotFound:
-                return None
+                turns += 1
+                if turns % _TURNS:
+                    continue
+                log.error("%s: %d steps and no end", id, turns)
             except Fault as fault:
                 log.warning("%s: %s %s", id, fault.public, fault.private)
             except Exception:
                 log.exception("%s: the reconciler stumbled; it tries again", id)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(bell.wait(), _AFTER_TROUBLE)
+                await asyncio.wait_for(bell.wait(), pause)
+                bell.clear()
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _round(self, id: InstanceId) -> datetime | None:
+    async def _round(self, id: InstanceId, *, acting: bool = True) -> datetime | None:
         """Look, plan, do one thing. Returns when to look again unasked; raises `_Again` to look now."""
-        instance, operation = await self.runner.load(id)
+        found = await self.runner.load(id)
+        if found is None:
+            return None
+        instance, operation = found
         seen = await self._host.look(blueprint_of(instance))
         match plan(instance, operation, seen, self._clock()):
-            case Act(step):
-                await self.runner.act(instance, operation, step)
+            case Act() as act if acting:
+                await self.runner.act(instance, operation, act)
+                raise _Again
+            case Undo(fault) if acting and operation is not None:
+                await self.runner.undo(instance, operation, fault)
                 raise _Again
             case Wait(until, observed):
-                await self.runner.note(instance, observed)
+                await self.runner.note(instance, operation, observed)
                 return until
             case Settled() as settled:
                 await self.runner.settle(instance, operation, settled)
                 if settled.observed != instance.observed and not settled.forget:
                     raise _Again  # facts may bring about the next thing, such as a restart
-                return settled.wake
+        return None
+
+    # -- being woken ---------------------------------------------------------------------------------------------
+
+    async def _keep(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Whatever happens to it, begin the job anew: without it wishes would go unheard."""
+        while True:
+            try:
+                await job()
+                return  # the store or the host was closed
+            except Exception:
+                log.exception("%s failed; it begins anew", job)
+            await asyncio.sleep(_FIRST_PAUSE)
 
     async def _follow_wishes(self) -> None:
         async with self._store.follow(_WISH + "*") as topics:
+            if self.following.is_set():
+                await self._wake_all()  # what was said while nobody listened
             self.following.set()
             async for topic in topics:
                 if topic == _WISH + "*":  # too many to be told one by one
@@ -127,23 +173,34 @@ class Reconciler:
     async def _scan(self) -> None:
         while True:
             await asyncio.sleep(SCAN_EVERY)
-            with contextlib.suppress(Fault):
-                await self._wake_all()
+            await self._wake_all()
 
     async def _wake_all(self) -> None:
         async with self._store.read() as unit:
             instances = await unit.instances.all()
+        self._wake_restless(instances)
+
+    def _wake_restless(self, instances: Sequence[Instance]) -> None:
         for instance in instances:
-            self.wake(instance.id)
+            if restless(instance):
+                self.wake(instance.id)
 
     async def close(self) -> None:
         """Stop at once; what was under way is resumed by the next start."""
+        self._closed = True
         for alarm in self._alarms.values():
             alarm.cancel()
+        self._alarms.clear()
         tasks = [*self._tasks, *self._actors.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def restless(instance: Instance) -> bool:
+    """Whether anything could be seen or done at this instance without somebody asking."""
+    at_rest = instance.observed.phase in _AT_REST and instance.observed.restart_at is None
+    return not (instance.settled and at_rest and instance.operation is None) or instance.intent.deleted
 
 
 class _Again(Exception):

@@ -9,18 +9,22 @@ from dataclasses import replace
 from datetime import datetime
 
 from polyvisor.model.event import Event
-from polyvisor.model.faults import Fault, Internal
+from polyvisor.model.faults import Fault, Internal, NotFound
 from polyvisor.model.host import Sight
 from polyvisor.model.ids import InstanceId, VolumeId
 from polyvisor.model.instance import Instance, MountState, Observed, Phase, advance
 from polyvisor.model.operation import Operation, Outcome, Verb
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store, Unit
+from polyvisor.reconcile import facts, journal
 from polyvisor.reconcile.blueprint import blueprint_of, disk_of
-from polyvisor.reconcile.plan import Settled
-from polyvisor.reconcile.steps import STEPS, StepName, Work, entry, to_undo
+from polyvisor.reconcile.plan import LIVE, Act, Settled
+from polyvisor.reconcile.steps import STEPS, StepName, Work
 
 log = logging.getLogger("polyvisor.reconcile")
+AT_ONCE = 8  # launches and the like that run side by side; more would only make each of them slower
+_HEAVY = {StepName.MAKE_DISKS, StepName.LAUNCH, StepName.RELAUNCH}
+_NOT_TWICE = set(LIVE.values())  # safe to repeat, but a guest would notice: that they are done is written at once
 
 
 class Crash(BaseException):
@@ -28,106 +32,161 @@ class Crash(BaseException):
 
 
 class Runner:
-    """Executes what `plan` decided. `hook` is called around every step: fault tests fail or crash there."""
+    """Executes what `plan` decided. `hook` is called around every step: fault tests fail or crash there.
+
+    `_ahead` holds operations whose journal says more than the store does, to spare a commit per step. What is lost
+    with it in a crash is only that a step is over, and then it is run again.
+    """
 
     def __init__(self, store: Store, host: Host, clock: Callable[[], datetime]) -> None:
         self._store = store
         self._host = host
         self._clock = clock
+        self._ahead: dict[InstanceId, Operation] = {}
+        self._heavy = asyncio.Semaphore(AT_ONCE)
         self.hook: Callable[[str, StepName], None] = lambda when, step: None
 
-    async def load(self, id: InstanceId) -> tuple[Instance, Operation | None]:
-        """The record and its open operation. :raise NotFound:"""
+    async def load(self, id: InstanceId) -> tuple[Instance, Operation | None] | None:
+        """The record and its open operation; None: it is gone."""
         async with self._store.read() as unit:
-            return await unit.instances.get(id), await unit.operations.current(id)
+            try:
+                instance = await unit.instances.get(id)
+            except NotFound:
+                self._ahead.pop(id, None)
+                return None
+            operation = await unit.operations.current(id)
+        ahead = self._ahead.get(id)
+        if ahead is None:
+            return instance, operation
+        if operation is None or operation.id != ahead.id:
+            del self._ahead[id]
+            return instance, operation
+        return instance, replace(operation, journal=ahead.journal, progress=ahead.progress)
 
     def work(self, instance: Instance, operation: Operation | None) -> Work:
         """What the steps of this instance act on."""
         mount = next((m for m in instance.mounts if operation and m.volume == operation.subject), None)
         return Work(self._host, blueprint_of(instance), disk_of(mount) if mount else None)
 
-    async def act(self, instance: Instance, operation: Operation | None, name: StepName) -> None:
-        """Journal the step, run it; on a fault take back what the operation did and close it."""
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    async def act(self, instance: Instance, operation: Operation | None, act: Act) -> None:
+        """Journal the step, run it. What is refused is given up, or tried again later where there is no other way.
+
+        :raise Fault: to be tried again.
+        """
         if operation is not None:
-            line = entry(name, self._clock())
-            operation = replace(operation, journal=(*operation.journal, line), progress=str(name))
-            async with self._store.write() as unit:
-                await unit.operations.save(operation)
-        work = self.work(instance, operation)
+            operation = journal.begin(operation, act.step, self._clock())
+        await self._write(instance, act.observed or instance.observed, operation)
         try:
-            self.hook("before", name)
-            await STEPS[name].do(work)
-            self.hook("after", name)
+            await self._run(self.work(instance, operation), act.step)
         except Exception as error:
             fault = error if isinstance(error, Fault) else Internal(private=repr(error))
-            log.warning("%s: %s failed: %s %s", instance.id, name, fault.public, fault.private, exc_info=error)
-            await self._failed(instance, operation, name, fault)
+            log.warning("%s: %s: %s %s", instance.id, act.step, fault.public, fault.private, exc_info=error)
+            await self._refused(instance, operation, act.step, fault)
             return
-        if operation is not None and name in (StepName.ATTACH, StepName.DETACH, StepName.RESET):
-            async with self._store.write() as unit:
-                await unit.operations.save(replace(operation, journal=(*operation.journal, f"{name}.done")))
+        if operation is not None:
+            await self._over(operation, act.step)
 
-    async def _failed(self, instance: Instance, operation: Operation | None, name: StepName, fault: Fault) -> None:
-        if operation is not None and operation.verb is Verb.DELETE:
-            await asyncio.sleep(0.5)  # a delete only goes forward: the same step is tried again
-            return
+    async def _run(self, work: Work, name: StepName) -> None:
+        self.hook("before", name)
+        if name in _HEAVY:
+            async with self._heavy:
+                await STEPS[name].do(work)
+        else:
+            await STEPS[name].do(work)
+        self.hook("after", name)
+
+    async def _over(self, operation: Operation, name: StepName) -> None:
+        operation = self._ahead[operation.instance] = journal.finish(operation, name)
+        if name in _NOT_TWICE:
+            await self._save(operation)
+
+    async def _save(self, operation: Operation) -> None:
+        async with self._store.write() as unit:
+            await unit.operations.save(operation)
+
+    async def _refused(self, instance: Instance, operation: Operation | None, name: StepName, fault: Fault) -> None:
+        if operation is None and name is StepName.RELAUNCH:
+            undo = STEPS[name].undo
+            assert undo is not None
+            await undo(self.work(instance, None))
+            await self._close(instance, facts.not_restarted(instance, fault, self._clock()), None, None)
+        elif operation is None or operation.verb is Verb.DELETE or name is StepName.REAP:
+            raise fault  # these only go forward
+        elif _may_fail(operation.verb, name):
+            await self._over(operation, name)
+        else:
+            self._ahead[instance.id] = operation = journal.give_up(operation, fault)
+            await self._save(operation)
+
+    async def undo(self, instance: Instance, operation: Operation, fault: Fault) -> None:
+        """Take back what the operation did, latest first, and close it with `fault`.
+
+        :raise Fault: a step cannot be taken back now; all of it is tried again later, nothing is left out.
+        """
         work = self.work(instance, operation)
-        steps = to_undo(operation) if operation is not None else [STEPS[name]]
-        for step in steps:
-            if step.undo is None:
+        seen = await self._host.look(work.blueprint)
+        for step in journal.to_undo(operation):
+            if step.undo is None or (step.live and seen.sight in (Sight.ENDED, Sight.GONE)):
                 continue
+            self.hook("undo", step.name)
             try:
                 await step.undo(work)
-            except Exception as error:
-                log.exception("%s: undo of %s failed: %r", instance.id, step.name, error)
+            except Fault:
+                if seen.sight is Sight.DEAF:
+                    await self.note(instance, None, facts.lost(instance, seen, self._clock()))
+                raise
+            self.hook("undone", step.name)
         seen = await self._host.look(work.blueprint)
-        phase = {Sight.RUNNING: Phase.RUNNING, Sight.PAUSED: Phase.PAUSED, Sight.DEAF: Phase.LOST}.get(seen.sight)
-        live = operation is not None and operation.verb in (Verb.ATTACH, Verb.DETACH, Verb.RESET)
-        was = instance.observed
-        observed = replace(
-            was,
-            phase=was.phase if live else phase or Phase.FAILED,
-            generation=instance.intent.generation,
-            fault="" if live else fault.public,
-            fault_kind="" if live else fault.kind,
-            run=seen.run,
-            ready=seen.ready,
-            restart_at=None,
-            since=self._clock(),
-        )
+        observed = facts.refused(instance, seen, fault, self._clock(), live=operation.verb in LIVE)
         await self._close(instance, observed, operation, fault)
+
+    # -- facts ---------------------------------------------------------------------------------------------------
 
     async def settle(self, instance: Instance, operation: Operation | None, settled: Settled) -> None:
         """Write the facts and close the operation."""
         if settled.forget:
             await self._forget(instance, operation)
-            return
-        if operation is not None or settled.observed != instance.observed:
-            await self._close(instance, settled.observed, operation, None)
+        elif operation is not None or settled.observed != instance.observed:
+            await self._close(instance, settled.observed, operation, settled.fault)
 
-    async def note(self, instance: Instance, observed: Observed) -> None:
-        """Write facts while an operation goes on."""
-        if observed != instance.observed:
-            await self._close(instance, observed, None, None)
+    async def note(self, instance: Instance, operation: Operation | None, observed: Observed) -> None:
+        """Write facts, and how far the operation is, while it goes on."""
+        ahead = operation if operation is not None and instance.id in self._ahead else None
+        await self._write(instance, observed, ahead)
+        if ahead is not None:
+            del self._ahead[instance.id]
+
+    async def _write(self, instance: Instance, observed: Observed, operation: Operation | None) -> None:
+        if operation is None and observed == instance.observed:
+            return
+        async with self._store.write() as unit:
+            await self._saw(unit, instance, observed)
+            if operation is not None:
+                await unit.operations.save(operation)
+
+    async def _saw(self, unit: Unit, instance: Instance, observed: Observed) -> None:
+        advance(instance.observed.phase, observed.phase)
+        if observed == instance.observed:
+            return
+        await unit.instances.saw(instance.id, observed)
+        for event in _events(instance, observed, self._clock()):
+            await unit.events.append(event)
 
     async def _close(
         self, instance: Instance, observed: Observed, operation: Operation | None, fault: Fault | None
     ) -> None:
-        advance(instance.observed.phase, observed.phase)
-        now = self._clock()
         async with self._store.write() as unit:
-            if observed != instance.observed:
-                await unit.instances.saw(instance.id, observed)
+            await self._saw(unit, instance, observed)
             if operation is not None:
                 current = await unit.operations.current(instance.id)
                 if current is not None and current.id == operation.id:
-                    await self._finish(unit, instance, current, fault, now)
-            for event in _events(instance, observed, now):
-                await unit.events.append(event)
+                    await self._finish(unit, instance, operation, fault)
+        self._ahead.pop(instance.id, None)
 
-    async def _finish(
-        self, unit: Unit, instance: Instance, operation: Operation, fault: Fault | None, now: datetime
-    ) -> None:
+    async def _finish(self, unit: Unit, instance: Instance, operation: Operation, fault: Fault | None) -> None:
+        now = self._clock()
         outcome = Outcome.FAILED if fault else Outcome.DONE
         await unit.operations.save(
             replace(
@@ -135,17 +194,7 @@ class Runner:
                 fault_kind=fault.kind if fault else "",
             )
         )  # fmt: skip
-        volume = VolumeId(operation.subject)
-        if operation.verb is Verb.ATTACH:
-            if fault:
-                await unit.instances.unmount(instance.id, volume)
-            else:
-                await unit.instances.mounted(instance.id, volume, MountState.ATTACHED)
-        if operation.verb is Verb.DETACH:
-            if fault:
-                await unit.instances.mounted(instance.id, volume, MountState.ATTACHED)
-            else:
-                await unit.instances.unmount(instance.id, volume)
+        await _claims(unit, instance, operation, fault)
         data = {"operation": str(operation.id), "verb": str(operation.verb), "outcome": str(outcome)}
         await unit.events.append(Event("operation.finished", instance.project, instance.id, now, data))
 
@@ -153,17 +202,38 @@ class Runner:
         now = self._clock()
         async with self._store.write() as unit:
             if operation is not None:
-                await unit.operations.save(replace(operation, outcome=Outcome.DONE, finished=now, progress=""))
+                await self._finish(unit, instance, operation, None)
             await unit.instances.forget(instance.id)
             await unit.events.append(
                 Event("instance.deleted", instance.project, instance.id, now, {"name": instance.name})
             )
+        self._ahead.pop(instance.id, None)
+
+
+def _may_fail(verb: Verb, name: StepName) -> bool:
+    """Whether the change goes on without that step: a guest that cannot be asked to stop is ended at the limit."""
+    return verb in (Verb.STOP, Verb.RESTART) and name in (StepName.PRESS, StepName.RESUME)
+
+
+async def _claims(unit: Unit, instance: Instance, operation: Operation, fault: Fault | None) -> None:
+    """What a closed operation means for the claims on volumes.
+
+    An attach or detach that was superseded (by a stop) leaves its claim: that is safe whatever became of the disk.
+    """
+    for mount in instance.mounts:
+        mine = mount.volume == VolumeId(operation.subject)
+        gone = {Verb.ATTACH: fault is not None, Verb.DETACH: fault is None}.get(operation.verb, False)
+        if mine and gone:
+            await unit.instances.unmount(instance.id, mount.volume)
+        elif mount.state is not MountState.ATTACHED:
+            await unit.instances.mounted(instance.id, mount.volume, MountState.ATTACHED)
 
 
 def _events(instance: Instance, observed: Observed, now: datetime) -> list[Event]:
     was = instance.observed
     found = []
-    if observed.phase is not was.phase or observed.incarnation != was.incarnation:
+    booted = observed.incarnation != was.incarnation and observed.phase in (Phase.RUNNING, Phase.PAUSED)
+    if observed.phase is not was.phase or booted:
         data = {"name": instance.name}
         if observed.ended is not None:
             data["reason"] = observed.ended.reason

@@ -1,18 +1,16 @@
 """The steps: the smallest changes there are, each safe to repeat, each with its undo beside it.
 
 A step's name is journaled in its operation before it runs, so that after a crash or a failure its undo is known to be
-due. Where there is no undo, the reason stands in its place.
+due. Where there is no undo, the reason stands in its place. See `journal` for what is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from polyvisor.model.host import Blueprint, Disk
-from polyvisor.model.operation import Operation
 from polyvisor.ports.host import Host
 
 
@@ -49,11 +47,15 @@ Doing = Callable[[Work], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`undo` None: there is nothing to take back, see the comment at the step."""
+    """`undo` None: there is nothing to take back, see the comment at the step.
+
+    `live`: the undo acts on a running machine, so once that has ended there is nothing to take back.
+    """
 
     name: StepName
     do: Doing
     undo: Doing | None = None
+    live: bool = False
 
 
 async def _relaunch(work: Work) -> None:
@@ -86,32 +88,16 @@ _ALL = (
     Step(StepName.REAP, _kill_and_unplug),  # what ended by itself is cleared away
     Step(StepName.UNPLUG, lambda w: w.host.unplug(w.blueprint)),  # plugged anew by the next start
     Step(StepName.REMOVE_DISKS, lambda w: w.host.remove_disks(w.blueprint.id)),  # a delete only goes forward
-    Step(StepName.PAUSE, lambda w: w.host.pause(w.blueprint.id), lambda w: w.host.resume(w.blueprint.id)),
+    Step(StepName.PAUSE, lambda w: w.host.pause(w.blueprint.id), lambda w: w.host.resume(w.blueprint.id), live=True),
     Step(StepName.RESUME, lambda w: w.host.resume(w.blueprint.id)),  # its failure leaves the machine paused
     Step(StepName.RESET, lambda w: w.host.reset(w.blueprint.id)),  # the guest's past cannot be brought back
     Step(
         StepName.ATTACH,
         lambda w: w.host.attach(w.blueprint, _disk(w)),
         lambda w: w.host.detach(w.blueprint.id, _disk(w)),
+        live=True,
     ),
     Step(StepName.DETACH, lambda w: w.host.detach(w.blueprint.id, _disk(w))),  # its failure leaves the disk attached
 )
 
 STEPS: dict[StepName, Step] = {step.name: step for step in _ALL}
-
-
-def entry(name: StepName, at: datetime) -> str:
-    """How the beginning of a step is journaled."""
-    return f"{name}@{at.timestamp():.3f}"
-
-
-def began(operation: Operation, name: StepName) -> datetime | None:
-    """When that step of the operation last began; None: it did not."""
-    times = [float(line.partition("@")[2]) for line in operation.journal if line.partition("@")[0] == name]
-    return datetime.fromtimestamp(times[-1], UTC) if times else None
-
-
-def to_undo(operation: Operation) -> list[Step]:
-    """The journaled steps that have an undo, latest first, each once."""
-    names = [line.partition("@")[0] for line in operation.journal if "@" in line]
-    return [STEPS[StepName(name)] for name in dict.fromkeys(reversed(names)) if STEPS[StepName(name)].undo]

@@ -15,7 +15,7 @@ from polyvisor.engine import Engine
 from polyvisor.engine.keeper import SYSTEM
 from polyvisor.host.boot import BootFiles
 from polyvisor.host.hypervisor.fake.driver import FakeHypervisor
-from polyvisor.host.hypervisor.fake.host import FakeImages, FakeStorage
+from polyvisor.host.hypervisor.fake.host import FakeBoot, FakeImages, FakeStorage
 from polyvisor.host.hypervisor.qemu.driver import open_qemu
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.local import LocalImages, Settings
@@ -60,14 +60,14 @@ async def make_host(config: Config, id: HostId) -> Host:
     paths.make()
     boot = BootFiles(paths.boot, kernel=config.host.kernel, modules=config.host.modules)
     if config.host.hypervisor == "fake":
-        fake = FakeHypervisor(paths.instances)
-        return LocalHost(id, paths, fake, FakeStorage(paths), UserNetwork(), FakeImages(paths.images), boot)
+        fake, images = FakeHypervisor(paths.instances), FakeImages(paths.images)
+        return LocalHost(id, paths, fake, FakeStorage(paths), UserNetwork(), images, FakeBoot(paths.boot))
     network: NetworkDriver = UserNetwork()
     if config.network.mode == NetworkMode.BRIDGE:
         network = BridgeNetwork(paths, config.default_network(), config.network.bridge)
     bounds = Bounds(disk=parse_size(config.images.largest, "images.largest"))
-    images = LocalImages(paths.images, Settings(default_registry=config.images.registry, bounds=bounds))
-    return LocalHost(id, paths, await open_qemu(), FileStorage(paths), network, images, boot)
+    local = LocalImages(paths.images, Settings(default_registry=config.images.registry, bounds=bounds))
+    return LocalHost(id, paths, await open_qemu(), FileStorage(paths), network, local, boot)
 
 
 @asynccontextmanager

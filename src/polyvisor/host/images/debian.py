@@ -137,7 +137,8 @@ async def _bootstrap(sources: list[Source], work: Path, progress: Progress) -> N
     listed.chmod(0o600)
     log = work / "mmdebstrap.log"
     argv = [
-        "env", f"TMPDIR={work}", "mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}", "--variant=apt", "--format=tar",
+        "env", f"TMPDIR={work}", "mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
+        "--variant=apt", "--format=tar",
         "--architectures=amd64", f"--logfile={log}", f"--include={','.join(PACKAGES)}",
         '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
         "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",

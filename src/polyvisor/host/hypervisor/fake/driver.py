@@ -1,12 +1,16 @@
-"""The fake driver: a machine is a file that says how it is."""
+"""The fake driver: a machine is a file that says how it is, so it outlives its manager as a process would.
+
+A restart of the host is another `boot_id`: what an earlier one has left says nothing any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
+from typing import Any
 
 from polyvisor.host.console import follow_file
 from polyvisor.host.hypervisor.fake.guest import FakeGuest
@@ -22,6 +26,23 @@ _FILE = "fake.json"
 _SLOTS = 4
 
 
+Facts = dict[str, Any]
+
+
+def boot() -> str:
+    """The kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def read_facts(file: Path, boot_id: str) -> Facts | None:
+    """What a machine's file says; None: there is no machine, or there was one before the host was started anew."""
+    try:
+        facts: Facts = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return facts if facts.get("boot") == boot_id else None
+
+
 class FakeVm:
     """A LiveVm whose state is a file in the machine's directory."""
 
@@ -33,31 +54,48 @@ class FakeVm:
         self._knob = knob
         self._guest = FakeGuest(machine.blueprint.spec.hostname or machine.blueprint.name)
         self._over = asyncio.Event()
-        self._plugged: set[str] = set()
+        if self._state() in (Sight.ENDED, Sight.GONE):
+            self._over.set()
 
-    def _state(self) -> str:
-        try:
-            return str(json.loads(self._file.read_text())["state"])
-        except (OSError, ValueError, KeyError):
-            return Sight.GONE
+    def _facts(self) -> Facts:
+        return read_facts(self._file, self.record.boot_id) or {}
+
+    def _state(self) -> Sight:
+        return Sight(self._facts().get("state", Sight.GONE))
 
     def set(self, state: Sight) -> None:
         """Let it be so; tests use this to make the guest do something by itself."""
-        self._file.write_text(json.dumps({"state": state, "pid": self.record.pid, "uuid": self.record.uuid}))
+        self._write(state, self.disks())
         if state in (Sight.ENDED, Sight.GONE):
             self._over.set()
+
+    def disks(self) -> frozenset[str]:
+        """The serials of the disks that are plugged in."""
+        return frozenset(self._facts().get("disks", ()))
+
+    def _write(self, state: Sight, disks: Collection[str]) -> None:
+        run = self.record
+        facts = {"state": state, "pid": run.pid, "ticks": run.start_ticks, "uuid": run.uuid, "boot": run.boot_id}
+        part = self._file.with_suffix(".part")
+        part.write_text(json.dumps(facts | {"disks": sorted(disks)}))
+        part.replace(self._file)
+
+    def start(self) -> None:
+        """The machine comes into being."""
+        self._over.clear()
+        self._write(Sight.RUNNING, [disk.serial for disk in self._machine.disks])
 
     async def _heard(self, verb: str) -> None:
         await self._knob.turn(verb, self.id)
         if self.id in self._knob.deaf:
             raise TimedOut("the machine does not answer")
+        if self._state() is Sight.GONE:
+            raise Unavailable("the instance does not run")
 
     async def status(self) -> Sight:
         """See LiveVm."""
         state = self._state()
-        if state != Sight.GONE and self.id in self._knob.deaf:
-            return Sight.DEAF
-        return Sight(state)
+        return Sight.DEAF if state is not Sight.GONE and self.id in self._knob.deaf else state
 
     async def press(self) -> None:
         """See LiveVm."""
@@ -85,18 +123,20 @@ class FakeVm:
     async def reset(self) -> None:
         """See LiveVm."""
         await self._heard("reset")
+        self._guest.restart()
 
     async def attach(self, disk: DiskFile) -> None:
         """See LiveVm."""
         await self._heard("attach")
-        if disk.serial not in self._plugged and len(self._plugged) >= _SLOTS:
+        plugged = self.disks()
+        if disk.serial not in plugged and len(plugged) >= _SLOTS:
             raise Unsupported("no free slot to attach another disk", field="volume")
-        self._plugged.add(disk.serial)
+        self._write(self._state(), plugged | {disk.serial})
 
     async def detach(self, serial: str) -> None:
         """See LiveVm."""
         await self._heard("detach")
-        self._plugged.discard(serial)
+        self._write(self._state(), self.disks() - {serial})
 
     async def grow(self, serial: str, size: int) -> None:
         """See LiveVm."""
@@ -104,9 +144,14 @@ class FakeVm:
 
     async def guest(self) -> FakeGuest:
         """See LiveVm."""
-        if self._state() == Sight.GONE or self.id in self._knob.deaf:
+        if self._state() in (Sight.GONE, Sight.ENDED) or self.id in self._knob.deaf:
             raise Unavailable("the instance does not run")
         return self._guest
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._over.is_set()
 
     async def gone(self) -> None:
         """See LiveVm."""
@@ -114,10 +159,12 @@ class FakeVm:
 
     def console(self) -> AsyncIterator[bytes]:
         """See LiveVm."""
-        return follow_file(self._machine.directory / CONSOLE, lambda: self._state() != Sight.GONE)
+        return follow_file(self._machine.directory / CONSOLE, lambda: self._state() is not Sight.GONE)
 
     async def type(self, data: bytes) -> None:
         """See LiveVm. What is typed is echoed, as a terminal would."""
+        if self._state() is Sight.GONE:
+            raise Unavailable("the instance does not run")
         with (self._machine.directory / CONSOLE).open("ab") as file:
             file.write(data)
 
@@ -134,10 +181,12 @@ class FakeHypervisor:
     accelerator = "none"
     abilities = frozenset({"micro", "bios", "uefi", "hotplug"})
 
-    def __init__(self, instances: Path, knob: Knob | None = None) -> None:
+    def __init__(self, instances: Path, knob: Knob | None = None, boot_id: str = "") -> None:
         self.knob = knob or Knob()
+        self.vms: dict[InstanceId, FakeVm] = {}  # by whom tests let guests do something
         self._instances = instances
-        self._next_pid = 1_000_000
+        self._boot_id = boot_id or boot()
+        self._next_pid = time.time_ns() // 1_000_000 % 10**9
 
     def check(self, blueprint: Blueprint) -> None:
         """See Hypervisor."""
@@ -146,28 +195,34 @@ class FakeHypervisor:
         """See Hypervisor."""
         await self.knob.turn("launch", machine.blueprint.id)
         self._next_pid += 1
-        vm = FakeVm(machine, self.proof(machine, self._next_pid), self.knob)
-        (machine.directory / CONSOLE).write_bytes(b"fake console\n")
-        vm.set(Sight.RUNNING)
+        vm = FakeVm(machine, self._record(machine, self._next_pid, time.monotonic_ns()), self.knob)
+        with (machine.directory / CONSOLE).open("ab") as console:
+            console.write(b"fake console\n")
+        vm.start()
+        return self._held(vm)
+
+    def _held(self, vm: FakeVm) -> FakeVm:
+        self.vms = {id: known for id, known in self.vms.items() if not known.over} | {vm.id: vm}
         return vm
 
     async def adopt(self, machine: Machine, record: RunRecord) -> FakeVm:
         """See Hypervisor."""
-        if not (machine.directory / _FILE).exists():
+        await self.knob.turn("adopt", machine.blueprint.id)
+        facts = read_facts(machine.directory / _FILE, self._boot_id)
+        if facts is None or (facts["pid"], facts["ticks"]) != (record.pid, record.start_ticks):
             raise Gone(record.uuid)
-        return FakeVm(machine, record, self.knob)
+        return self._held(FakeVm(machine, record, self.knob))
 
     def proof(self, machine: Machine, pid: int) -> RunRecord:
         """See Hypervisor."""
-        return RunRecord(1, "fake", pid, 0, machine_uuid(machine.blueprint.id), "fake", "1", "none", time.time())
+        facts = read_facts(machine.directory / _FILE, self._boot_id) or {}
+        return self._record(machine, pid, int(facts.get("ticks", 0)))
+
+    def _record(self, machine: Machine, pid: int, ticks: int) -> RunRecord:
+        uuid = machine_uuid(machine.blueprint.id)
+        return RunRecord(1, self._boot_id, pid, ticks, uuid, "fake", self.version, self.accelerator, time.time())
 
     def find(self) -> list[tuple[int, str]]:
         """See Hypervisor."""
-        found = []
-        for file in self._instances.glob(f"*/{_FILE}"):
-            try:
-                facts = json.loads(file.read_text())
-                found.append((int(facts["pid"]), str(facts["uuid"])))
-            except (OSError, ValueError, KeyError):
-                continue
-        return found
+        seen = (read_facts(file, self._boot_id) for file in self._instances.glob(f"*/{_FILE}"))
+        return [(int(facts["pid"]), str(facts["uuid"])) for facts in seen if facts is not None]

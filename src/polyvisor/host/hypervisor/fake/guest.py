@@ -129,6 +129,11 @@ class FakeGuest:
         self.mounts: dict[str, str] = {}
         self._closed = asyncio.Event()
 
+    def restart(self) -> None:
+        """The guest boots anew: connections are lost, files stay."""
+        self._closed.set()
+        self._closed = asyncio.Event()
+
     @property
     def closed(self) -> bool:
         """See Guest."""
@@ -167,7 +172,8 @@ class FakeGuest:
 
     async def tar_out(self, path: str) -> AsyncIterator[bytes]:
         """See Guest. The fake has no archives."""
-        raise Invalid("the fake guest has no archives", field="path")
+        if path:
+            raise Invalid("the fake guest has no archives", field="path")
         yield b""
 
     async def tar_in(self, path: str, chunks: AsyncIterator[bytes]) -> None:

@@ -34,8 +34,8 @@ class FakeStorage:
         shutil.rmtree(self._paths.instance(id), ignore_errors=True)
 
     def disks(self, blueprint: Blueprint, image: Path) -> tuple[DiskFile, ...]:
-        """See Storage."""
-        return ()
+        """See Storage. There are only the volumes."""
+        return tuple(self.volume(disk) for disk in blueprint.disks)
 
     def volume(self, disk: Disk) -> DiskFile:
         """See Storage."""
@@ -66,6 +66,26 @@ class FakeStorage:
     def free(self) -> Bytes:
         """See Storage."""
         return Bytes(100 * TIB)
+
+
+class FakeBoot:
+    """A Boot of empty files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def agent(self) -> Path:
+        """See Boot."""
+        return self._file("agent")
+
+    async def kernel(self) -> tuple[Path, Path]:
+        """See Boot."""
+        return self._file("kernel"), self._file("initrd")
+
+    def _file(self, name: str) -> Path:
+        path = self._folder / name
+        path.touch()
+        return path
 
 
 class FakeImages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 
 from polyvisor.model.faults import Fault
@@ -12,13 +13,13 @@ from polyvisor.model.ids import InstanceId
 @dataclass(slots=True)
 class Knob:
     """`fail[verb]` holds faults, used up one per call; `delay[verb]` seconds before each; `deaf` ones answer nothing;
-    `stubborn` guests ignore the power button."""
+    `stubborn` guests ignore the power button; `calls` tells the latest that were made."""
 
     fail: dict[str, list[Fault]] = field(default_factory=dict)
     delay: dict[str, float] = field(default_factory=dict)
     deaf: set[InstanceId] = field(default_factory=set)
     stubborn: set[InstanceId] = field(default_factory=set)
-    calls: list[tuple[str, InstanceId]] = field(default_factory=list)
+    calls: deque[tuple[str, InstanceId]] = field(default_factory=lambda: deque(maxlen=10_000))
 
     async def turn(self, verb: str, id: InstanceId) -> None:
         """What a verb does before it acts. :raise Fault: the scripted one."""
