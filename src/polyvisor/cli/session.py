@@ -87,7 +87,7 @@ async def all_of(
 
 def status_of(instance: Instance) -> int:
     """What a shell would call the end of its last run: the workload's code, 128 + a signal, 137 when the power was cut,
-    125 when it failed for a reason of ours."""
+    125 when it failed for a reason of ours. A machine without a command was simply stopped: 0."""
     ended = instance.exit
     if ended is None:
         return OURS if instance.error else 0
@@ -95,4 +95,5 @@ def status_of(instance: Instance) -> int:
         return ended.code
     if ended.signal is not None:
         return 128 + ended.signal
-    return {"stopped": 137, "crashed": OURS}.get(ended.reason, 0)
+    cut = 137 if instance.command else 0
+    return {"stopped": cut, "crashed": OURS}.get(ended.reason, 0)
