@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from serving import Server, await_gone, machines_of
 
 from polyvisor.client import Client
-
 from real.guests import Guests
+from serving import Server, await_gone, machines_of
 
 
 @pytest.fixture(scope="session")

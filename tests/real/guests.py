@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from serving import Server
-
 from polyvisor.client import Client
 from polyvisor.wire.native import CreateInstance, ExecRequest, ExecResult, Instance
 from polyvisor.wire.streams import STDOUT
+from serving import Server
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from real.guests import Guests, lasting, run, sh
-from serving import Server
 
 from polyvisor.client import Client, Refused
 from polyvisor.wire.native import ExecRequest
 from polyvisor.wire.streams import STDOUT
+from real.guests import Guests, lasting, run, sh
+from serving import Server
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import tarfile
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from real.guests import lasting, sh
-from serving import Server
 
 from polyvisor.client import Client, Refused
+from real.guests import lasting, sh
+from serving import Server
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import base64
 from typing import Any
 
 import pytest
-from real.guests import Guests, run, sh
 
 from polyvisor.client import Client, Refused
 from polyvisor.wire.native import UpdateInstance
+from real.guests import Guests, run, sh
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
@@ -128,7 +128,9 @@ async def test_a_restart_policy_starts_a_failed_workload_again(client: Client, g
 async def test_the_console_shows_and_takes_keys(client: Client, guests: Guests) -> None:
     vm = await guests.boot()
     async with client.instances.console(vm.id) as console:
-        await run(client, vm.id, "sh", "-c", "(echo hello console; read x; echo got $x) < /dev/console > /dev/console &")
+        await run(
+            client, vm.id, "sh", "-c", "(echo hello console; read x; echo got $x) < /dev/console > /dev/console &"
+        )
         said = b""
         async for data in console:
             said += data

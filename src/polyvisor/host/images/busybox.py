@@ -17,7 +17,7 @@ from polyvisor.model.image import ImageConfig
 
 NAME = "busybox"
 CONFIG = ImageConfig(
-    env=(("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ),
+    env=(("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),),
     workdir="/",
 )
 _VERSION = b"2"  # of the tree below: a change makes another image
