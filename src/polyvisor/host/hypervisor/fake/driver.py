@@ -15,7 +15,8 @@ from typing import Any
 from polyvisor.host.console import follow_file
 from polyvisor.host.hypervisor.fake.guest import FakeGuest
 from polyvisor.host.hypervisor.fake.knob import Knob
-from polyvisor.host.paths import CONSOLE
+from polyvisor.host.hypervisor.fake.workload import FakeWorkload
+from polyvisor.host.paths import CONSOLE, JOURNAL
 from polyvisor.model.faults import TimedOut, Unavailable, Unsupported
 from polyvisor.model.host import Blueprint, Sight
 from polyvisor.model.ids import InstanceId, machine_uuid
@@ -54,6 +55,7 @@ class FakeVm:
         self._knob = knob
         self._guest = FakeGuest(machine.blueprint.spec.hostname or machine.blueprint.name)
         self._over = asyncio.Event()
+        self._workload: FakeWorkload | None = None
         if self._state() in (Sight.ENDED, Sight.GONE):
             self._over.set()
 
@@ -84,6 +86,13 @@ class FakeVm:
         """The machine comes into being."""
         self._over.clear()
         self._write(Sight.RUNNING, [disk.serial for disk in self._machine.disks])
+        self._begin()
+
+    def _begin(self) -> None:
+        spec = self._machine.blueprint.spec
+        if spec.argv:
+            journal = self._machine.directory / JOURNAL
+            self._workload = FakeWorkload(self._guest, spec, journal, lambda: self.set(Sight.ENDED))
 
     async def _heard(self, verb: str) -> None:
         await self._knob.turn(verb, self.id)
@@ -101,6 +110,8 @@ class FakeVm:
         """See LiveVm."""
         await self._heard("press")
         if self.id not in self._knob.stubborn:
+            if self._workload is not None:
+                await self._workload.terminate()
             self.set(Sight.ENDED)
 
     async def kill(self) -> None:
@@ -108,7 +119,7 @@ class FakeVm:
         await self._knob.turn("kill", self.id)
         self._file.unlink(missing_ok=True)
         self._over.set()
-        await self._guest.close()
+        await self.close()
 
     async def pause(self) -> None:
         """See LiveVm."""
@@ -123,7 +134,10 @@ class FakeVm:
     async def reset(self) -> None:
         """See LiveVm."""
         await self._heard("reset")
+        if self._workload is not None:
+            await self._workload.close()
         self._guest.restart()
+        self._begin()
 
     async def attach(self, disk: DiskFile) -> None:
         """See LiveVm."""
@@ -170,6 +184,8 @@ class FakeVm:
 
     async def close(self) -> None:
         """See LiveVm."""
+        if self._workload is not None:
+            await self._workload.close()
         await self._guest.close()
 
 

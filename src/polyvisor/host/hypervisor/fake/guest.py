@@ -6,7 +6,8 @@ import asyncio
 import shlex
 from collections.abc import AsyncIterator
 
-from polyvisor.model.faults import Invalid, NotFound
+from polyvisor.host.hypervisor.fake import archive
+from polyvisor.model.faults import NotFound
 from polyvisor.model.guest import Exec, Exit, FileStat, Output
 from polyvisor.model.instance import Address
 
@@ -28,6 +29,9 @@ class FakeProcess:
             self._said.put_nowait(Exit(code=code))
         except TimeoutError:
             self._said.put_nowait(Exit(timed_out=True))
+        except (ValueError, IndexError) as error:  # words that make no command
+            self._say(2, f"{error}\n")
+            self._said.put_nowait(Exit(code=2))
 
     async def _command(self, argv: list[str], ask: Exec) -> int:
         name, words = argv[0].rsplit("/", 1)[-1], argv[1:]
@@ -171,14 +175,12 @@ class FakeGuest:
         return FileStat(True, "directory", 0o755) if below or path == "/" else FileStat(False)
 
     async def tar_out(self, path: str) -> AsyncIterator[bytes]:
-        """See Guest. The fake has no archives."""
-        if path:
-            raise Invalid("the fake guest has no archives", field="path")
-        yield b""
+        """See Guest."""
+        yield archive.pack(self.files, path)
 
     async def tar_in(self, path: str, chunks: AsyncIterator[bytes]) -> None:
-        """See Guest. The fake has no archives."""
-        raise Invalid("the fake guest has no archives", field="path")
+        """See Guest."""
+        self.files |= archive.unpack(b"".join([chunk async for chunk in chunks]), path)
 
     async def mount(self, serial: str, path: str, *, read_only: bool) -> None:
         """See Guest."""

@@ -1,0 +1,34 @@
+"""The commands, by name."""
+
+from __future__ import annotations
+
+import typer
+
+from polyvisor.cli import (
+    commands_exec,
+    commands_files,
+    commands_images,
+    commands_instances,
+    commands_logs,
+    commands_power,
+    commands_run,
+    commands_server,
+    commands_things,
+    commands_volumes,
+)
+
+app = typer.Typer(
+    name="polyvisor",
+    help="Real virtual machines, by the word. Talks to the server that POLYVISOR_URL or POLYVISOR_DATA names.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for module in (
+    commands_run, commands_instances, commands_exec, commands_logs, commands_files, commands_power, commands_things,
+    commands_server,
+):  # fmt: skip
+    module.register(app)
+app.add_typer(commands_images.app, name="images")
+app.add_typer(commands_volumes.app, name="volumes")

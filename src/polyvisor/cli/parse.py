@@ -1,0 +1,109 @@
+"""Flags in the words people know from container tools, as wire types. What is wrong is a usage error."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from polyvisor.cli.settings import variable
+
+if TYPE_CHECKING:
+    from polyvisor.wire import native as wire
+
+_PORT = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})(?:/(tcp|udp))?")
+_KEY_STARTS = ("ssh-", "ecdsa-", "sk-")
+
+
+def mount(text: str) -> wire.MountRequest:
+    """`VOL`, `VOL:PATH` or `VOL:PATH:ro`."""
+    from polyvisor.wire.native import MountRequest
+
+    volume, _, rest = text.partition(":")
+    path, _, how = rest.partition(":")
+    if not volume or how not in ("", "ro", "rw") or (rest and not path.startswith("/")):
+        raise typer.BadParameter(f"{text!r} is not VOL:PATH[:ro]", param_hint="--volume")
+    return MountRequest(volume=volume, path=path, read_only=how == "ro")
+
+
+def port(text: str) -> wire.PortRequest:
+    """`GUEST`, `HOST:GUEST`, each with `/udp` or not."""
+    from polyvisor.wire.native import PortRequest
+
+    match = _PORT.fullmatch(text)
+    if not match or not 1 <= int(match[2]) <= 65535 or int(match[1] or 0) > 65535:
+        raise typer.BadParameter(f"{text!r} is not [HOST:]GUEST[/udp]", param_hint="--port")
+    return PortRequest(guest=int(match[2]), host=int(match[1] or 0), protocol="udp" if match[3] == "udp" else "tcp")
+
+
+def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
+    """`NAME=VALUE` each."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=flag)
+        found[name] = value
+    return found
+
+
+def environment(texts: Sequence[str], files: Sequence[Path] = ()) -> dict[str, str]:
+    """Files first, then flags. A bare `NAME` passes our own variable on, if there is one."""
+    lines = [line.strip() for file in files for line in read(file, "--env-file").splitlines()]
+    found = {}
+    for text in [line for line in lines if line and not line.startswith("#")] + list(texts):
+        name, equals, value = text.partition("=")
+        if not name:
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--env")
+        known = value if equals else variable(name)
+        if known is not None:
+            found[name] = known
+    return found
+
+
+def restart(text: str) -> wire.RestartRequest:
+    """`never`, `on-failure[:ATTEMPTS]` or `always`."""
+    from polyvisor.wire.native import RestartRequest
+
+    mode, _, attempts = text.partition(":")
+    if attempts and (not attempts.isdecimal() or len(attempts) > 6):
+        raise typer.BadParameter(f"{attempts!r} is not a number of attempts", param_hint="--restart")
+    count = int(attempts or 0)
+    if mode == "on-failure":
+        return RestartRequest(mode="on-failure", attempts=count)
+    if mode == "always":
+        return RestartRequest(mode="always", attempts=count)
+    if mode in ("never", "no") and not attempts:
+        return RestartRequest()
+    raise typer.BadParameter(f"{text!r} is not never, on-failure[:N] or always", param_hint="--restart")
+
+
+def entrypoint(text: str | None) -> list[str] | None:
+    """Words as a shell splits them; "" takes the image's entry point away."""
+    try:
+        return None if text is None else shlex.split(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--entrypoint") from error
+
+
+def public_key(text: str) -> str:
+    """A public key, or the file that it is in."""
+    return text if text.startswith(_KEY_STARTS) else read(Path(text).expanduser(), "--ssh-key").strip()
+
+
+def read(file: Path, flag: str) -> str:
+    """A text file that a flag names."""
+    try:
+        return file.read_text()
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{file}: {error}", param_hint=flag) from error
+
+
+def command(words: Sequence[str] | None) -> list[str]:
+    """The words behind `--`, or behind the first name where there is no `--`."""
+    found = list(words or [])
+    return found[1:] if found[:1] == ["--"] else found
