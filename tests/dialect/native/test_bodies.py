@@ -81,7 +81,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("body", "field"), WRONG, ids=lambda value: json.dumps(value)[:50])
 async def test_a_wrong_field_is_named(http: httpx.AsyncClient, body: dict[str, Any], field: str) -> None:
-    answer = await http.post("/api/v1/instances", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    answer = await http.post(
+        "/api/v1/instances", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == 422, answer.text
     assert (answer.json()["kind"], answer.json()["field"]) == ("Invalid", field)
 
