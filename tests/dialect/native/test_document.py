@@ -26,9 +26,7 @@ def document(served: Served) -> dict[str, Any]:
 
 async def test_it_is_openapi_3_1_and_names_every_route(served: Served, document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1.")
-    published = {
-        (method, path) for path, item in document["paths"].items() for method in item
-    }
+    published = {(method, path) for path, item in document["paths"].items() for method in item}
     for method, path in [
         ("get", "/api/v1/instances/{key}/exec"), ("get", "/api/v1/instances/{key}/console"), ("get", "/livez"),
         ("put", "/api/v1/images"), ("get", "/api/v1/events"), ("post", "/api/v1/instances/{key}/reset"),

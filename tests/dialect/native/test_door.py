@@ -98,7 +98,9 @@ async def test_another_projects_things_do_not_exist(served: Served) -> None:
         ("GET", f"/images/{image}", None), ("DELETE", f"/images/{image}", None),
     ]  # fmt: skip
     for key in (mine["id"], mine["name"]):
-        paths += [("GET", f"/instances/{key}{rest}", None) for rest in ("", "/wait", "/logs", "/vmm-log", "/operations")]
+        paths += [
+            ("GET", f"/instances/{key}{rest}", None) for rest in ("", "/wait", "/logs", "/vmm-log", "/operations")
+        ]
         paths += [("GET", f"/instances/{key}/{rest}?path=/x", None) for rest in ("files", "stat", "archive")]
         paths += [("PUT", f"/instances/{key}/{rest}?path=/x", None) for rest in ("files", "archive")]
         verbs = ("start", "stop", "restart", "reset", "pause", "resume")
@@ -113,7 +115,9 @@ async def test_another_projects_things_do_not_exist(served: Served) -> None:
         for method, path, body in paths:
             answer = await other.request(method, f"/api/v1{path}", json=body)
             assert (answer.status_code, answer.json()["kind"]) == (404, "NotFound"), (method, path, answer.text)
-        refused = await other.post("/api/v1/instances", json={"image": "busybox", "volumes": [{"volume": volume["id"]}]})
+        refused = await other.post(
+            "/api/v1/instances", json={"image": "busybox", "volumes": [{"volume": volume["id"]}]}
+        )
         assert refused.status_code == 404
         for what in ("instances", "volumes", "operations"):
             assert (await other.get(f"/api/v1/{what}")).json()["items"] == []
