@@ -54,8 +54,8 @@ void ask_shutdown(void)
     for (struct process *process = processes; process; process = process->next)
         if (!process->channel) {
             has_workload = true;
-            process_signal(process, SIGTERM);
-            process_signal(process, SIGCONT);
+            kill(process->pid, SIGTERM); /* it alone: what it started is its own business */
+            kill(process->pid, SIGCONT);
         }
     if (!has_workload)
         power('p');

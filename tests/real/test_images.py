@@ -352,9 +352,9 @@ async def test_busybox_is_built_from_this_machine_and_twice_the_same(tmp_path: P
     assert (await two.build("busybox", quiet)).id == first.id
     assert first.config.cmd == ()
     root = unsquashed(await one.path(first.id), tmp_path / "out")
-    say = [root / "bin/busybox", "echo", "hi"]
+    say = [str(root / "bin/busybox"), "echo", "hi"]
     done = await asyncio.to_thread(subprocess.run, say, capture_output=True, check=True)
-    assert done.stdout == b"hi\n"
+    assert bytes(done.stdout) == b"hi\n"
     assert (root / "bin/sh").readlink() == Path("/bin/busybox")
     assert (root / "tmp").stat().st_mode & 0o7777 == 0o1777
 

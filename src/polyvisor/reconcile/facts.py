@@ -135,7 +135,7 @@ def refused(instance: Instance, seen: Observation, fault: Fault, now: datetime, 
         said = replace(was, fault=was.fault if live else kept, fault_kind=was.fault_kind if live else "")
     else:
         phase = Phase.FAILED
-        said = replace(was, fault=fault.public, fault_kind=fault.kind, run=seen.run)
+        said = replace(was, fault=fault.public, fault_kind=fault.kind, run=None)
     return replace(
         said, phase=phase, generation=instance.intent.generation, restart_at=was.restart_at if live else None,
         ready=seen.ready if seen.sight is Sight.RUNNING else was.ready and phase is Phase.PAUSED,

@@ -42,6 +42,7 @@ class Reconciler:
         self._alarms: dict[InstanceId, asyncio.TimerHandle] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+        self.pause = _FIRST_PAUSE  # after trouble; doubled while it lasts
         self.following = asyncio.Event()
 
     async def start(self) -> None:
@@ -102,7 +103,7 @@ class Reconciler:
         self._alarms[id] = asyncio.get_running_loop().call_later(delay, self.wake, id)
 
     async def _until_settled(self, id: InstanceId, bell: asyncio.Event) -> datetime | None:
-        pause, turns = _FIRST_PAUSE, 0
+        pause, turns = self.pause, 0
         while True:
             try:
                 return await self._round(id)

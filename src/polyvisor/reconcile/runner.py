@@ -24,6 +24,7 @@ from polyvisor.reconcile.steps import STEPS, StepName, Work
 log = logging.getLogger("polyvisor.reconcile")
 AT_ONCE = 8  # launches and the like that run side by side; more would only make each of them slower
 _HEAVY = {StepName.MAKE_DISKS, StepName.LAUNCH, StepName.RELAUNCH}
+_FORWARD = {StepName.REAP, StepName.UNPLUG}  # clearing away is never given up
 _NOT_TWICE = set(LIVE.values())  # safe to repeat, but a guest would notice: that they are done is written at once
 
 
@@ -112,8 +113,8 @@ class Runner:
             assert undo is not None
             await undo(self.work(instance, None))
             await self._close(instance, facts.not_restarted(instance, fault, self._clock()), None, None)
-        elif operation is None or operation.verb is Verb.DELETE or name is StepName.REAP:
-            raise fault  # these only go forward
+        elif operation is None or operation.verb is Verb.DELETE or name in _FORWARD:
+            raise fault
         elif _may_fail(operation.verb, name):
             await self._over(operation, name)
         else:
@@ -138,8 +139,12 @@ class Runner:
                     await self.note(instance, None, facts.lost(instance, seen, self._clock()))
                 raise
             self.hook("undone", step.name)
+        live = operation.verb in LIVE
         seen = await self._host.look(work.blueprint)
-        observed = facts.refused(instance, seen, fault, self._clock(), live=operation.verb in LIVE)
+        if not live and seen.sight in (Sight.ENDED, Sight.GONE):  # what failed leaves neither process nor NIC
+            await STEPS[StepName.REAP].do(work)
+            seen = await self._host.look(work.blueprint)
+        observed = facts.refused(instance, seen, fault, self._clock(), live=live)
         await self._close(instance, observed, operation, fault)
 
     # -- facts ---------------------------------------------------------------------------------------------------

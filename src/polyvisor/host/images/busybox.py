@@ -17,10 +17,10 @@ from polyvisor.model.image import ImageConfig
 
 NAME = "busybox"
 CONFIG = ImageConfig(
-    env=(("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root")),
+    env=(("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),),
     workdir="/",
 )
-_VERSION = b"1"  # of the tree below: a change makes another image
+_VERSION = b"2"  # of the tree below: a change makes another image
 _PT_INTERP = 3
 
 _DIRECTORIES = {

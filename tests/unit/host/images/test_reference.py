@@ -41,7 +41,8 @@ def test_a_default_registry_completes_short_names_only() -> None:
     "text",
     [
         "", "A", "a" * 600, "a:", "a:-x", "a:b:c", "a@sha256:0", "a@md5:0", "/a", "a/", "a//b", "a..b", "../a",
-        "a/../b", "-a.example/b", "exa mple/b", "docker://a", "a\n", "a;b", "a$(b)", "--flag", "r.example:/a", ".example/a", "é",
+        "a/../b", "-a.example/b", "exa mple/b", "docker://a", "a\n", "a;b", "a$(b)", "--flag", "r.example:/a",
+        ".example/a", "é",
     ],
 )  # fmt: skip
 def test_malformed_references_are_refused(text: str) -> None:

@@ -1,0 +1,75 @@
+"""A server with real machines. Made once for a worker, since a kernel is unpacked for it; guests are a test's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from polyvisor.client import Client
+from real.guests import Guests
+from serving import Server, await_gone, machines_of
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server in user mode that lives for the whole session."""
+    server = Server(tmp_path_factory.mktemp("real") / "data").start()
+    yield server
+    finish(server)
+
+
+def finish(server: Server) -> None:
+    """Delete every instance, stop; nothing of it may be left."""
+    if server.process is None:
+        server.start()
+    server.cli("rm", "--all", "--force", check=True)
+    assert server.stop() == 0
+    await_gone(machines_of(server.data))
+
+
+@pytest.fixture
+async def client(base: Server) -> AsyncIterator[Client]:
+    """Its operator."""
+    async with base.client() as client:
+        yield client
+
+
+@pytest.fixture
+async def guests(client: Client) -> AsyncIterator[Guests]:
+    """Instances that are gone after the test."""
+    made = Guests(client)
+    yield made
+    await made.discard()
+
+
+@pytest.fixture
+def another(base: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Servers of a test's own, on data directories of their own; what is slow to make is shared with `base`."""
+    made: list[Server] = []
+
+    def make(*flags: str, prefix: tuple[str, ...] = ()) -> Server:
+        data = tmp_path / f"data{len(made)}"
+        share(base.data, data)
+        server = Server(data, *flags, prefix=prefix).start()
+        made.append(server)
+        return server
+
+    yield make
+    for server in made:
+        finish(server)
+
+
+def share(base: Path, data: Path) -> None:
+    """Hard links to the files that guests boot from: they are never written again."""
+    for folder, _, files in os.walk(base / "boot"):
+        there = data / "boot" / Path(folder).relative_to(base / "boot")
+        there.mkdir(parents=True, mode=0o700)
+        for name in files:
+            source = Path(folder) / name
+            if source.is_symlink():
+                (there / name).symlink_to(source.readlink())
+            else:
+                os.link(source, there / name)
