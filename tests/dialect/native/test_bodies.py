@@ -140,12 +140,14 @@ async def test_a_method_that_is_not_there_is_a_405_problem(http: httpx.AsyncClie
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        ("instances?cursor=!", "cursor"), ("instances?cursor=" + "A" * 300, "cursor"), ("instances?cursor=%00", "cursor"),
+        ("instances?cursor=!", "cursor"), ("instances?cursor=" + "A" * 300, "cursor"),
+        ("instances?cursor=%00", "cursor"),
         ("instances?limit=0", "limit"), ("instances?limit=1001", "limit"), ("instances?limit=x", "limit"),
         ("instances?label=x", "label"), ("instances?label==x", "label"), ("instances?label=a%00b=c", "label"),
         ("volumes?cursor=bm90aGluZw", "cursor"), ("events?after=-1", "after"), ("events?after=1" + "0" * 30, "after"),
         ("operations?limit=1e3", "limit"), ("instances/x%00y", "key"), ("instances/" + "x" * 300, "key"),
-        ("operations/a%00b", "id"), ("images/a%00b", "name"), ("images/A", "image"), ("instances/x/wait?timeout=nan", "timeout"),
+        ("operations/a%00b", "id"), ("images/a%00b", "name"), ("images/A", "image"),
+        ("instances/x/wait?timeout=nan", "timeout"),
         ("instances/x/wait?timeout=inf", "timeout"), ("instances/x/wait?timeout=0", "timeout"),
     ],
 )  # fmt: skip

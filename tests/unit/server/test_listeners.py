@@ -17,8 +17,10 @@ def test_a_socket_says_that_it_is_tcp_so_that_no_answer_waits_for_an_acknowledge
 
 
 def test_a_taken_port_is_said_to_be_taken() -> None:
-    with bind("127.0.0.1:0", "server.listen") as sock, pytest.raises(Busy, match="in use"):
-        bind(f"127.0.0.1:{sock.getsockname()[1]}", "server.listen")
+    with bind("127.0.0.1:0", "server.listen") as sock:
+        sock.listen()
+        with pytest.raises(Busy, match="in use"):
+            bind(f"127.0.0.1:{sock.getsockname()[1]}", "server.listen")
 
 
 @pytest.mark.parametrize("address", ["", "8080", "localhost", "127.0.0.1:", "127.0.0.1:99999", ":80", "a:b"])
