@@ -51,7 +51,7 @@ class _Server(uvicorn.Server):
 def _server(app: ASGIApp, **more: str) -> _Server:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", http="httptools", ws="websockets-sansio",
-        timeout_graceful_shutdown=3, timeout_keep_alive=75, ws_max_size=4 * 1024 * 1024, server_header=False, **more,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=3, timeout_keep_alive=75, ws_max_size=4 * 1024 * 1024, server_header=False, **more,  # type: ignore[arg-type]  # of many types
     )  # fmt: skip
     return _Server(config)
 
