@@ -218,10 +218,14 @@ int mount_disk(const char *serial, const char *path, bool read_only, int patienc
     }
     if (is_mounted(device, path))
         return 0;
-    if (!make_directories(path) || mount(device, path, "ext4", read_only ? MS_RDONLY : 0, ""))
+    if (!make_directories(path))
         return 1;
-    if (!read_only)
-        grow(device, path);
+    /* One that was torn from a running guest has a journal to replay; a reader does without what is in it. */
+    if (read_only)
+        return mount(device, path, "ext4", MS_RDONLY, "") && mount(device, path, "ext4", MS_RDONLY, "noload");
+    if (mount(device, path, "ext4", 0, ""))
+        return 1;
+    grow(device, path);
     return 0;
 }
 
