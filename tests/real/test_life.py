@@ -89,7 +89,7 @@ async def test_power(client: Client, guests: Guests) -> None:
     third = await sh(client, vm.id, BOOT_ID)
     await client.instances.reset(vm.id)
     async with asyncio.timeout(60):
-        while (ran := await run(client, vm.id, "sh", "-c", BOOT_ID)).out.decode().strip() == third:  # noqa: ASYNC110 - a guest is asked
+        while (ran := await run(client, vm.id, "sh", "-c", BOOT_ID)).out.decode().strip() == third:
             await asyncio.sleep(0.1)
     assert len({first, second, third, ran.out.decode().strip()}) == 4
     assert await sh(client, vm.id, "cat /kept") == "kept"
