@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -38,6 +39,14 @@ def url_of(sock: socket.socket, scheme: str) -> str:
     """The address a client uses."""
     host, port = sock.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not uvicorn's complaint about a WebSocket that was refused with a status and a body: that is an answer."""
+    return "without completing handshake" not in record.msg
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
 class _Server(uvicorn.Server):
