@@ -63,6 +63,7 @@ class LocalHost:
         images: Images,
         boot: Boot,
         boot_id: str = "",
+        memory: Bytes | None = None,
     ) -> None:
         self.id = id
         self.images = images
@@ -72,6 +73,7 @@ class LocalHost:
         self._network = network
         self._boot = boot
         self._boot_id = boot_id or runs.boot_id()
+        self._memory = _memory() if memory is None else memory
         self._vms: dict[InstanceId, LiveVm] = {}
         self._deaf: dict[InstanceId, RunRecord] = {}  # processes that are there and could not be taken over yet
         self._mounts: dict[InstanceId, dict[str, Disk]] = {}
@@ -83,7 +85,7 @@ class LocalHost:
         """See Host."""
         trouble = "" if self._storage.free() > 0 else "the disk is full"
         return HostReport(
-            self.id, os.cpu_count() or 1, _memory(), self._storage.free(), self._hypervisor.name,
+            self.id, os.cpu_count() or 1, self._memory, self._storage.free(), self._hypervisor.name,
             self._hypervisor.version, self._hypervisor.accelerator, self._network_mode, self._hypervisor.abilities,
             not trouble, trouble,
         )  # fmt: skip
@@ -92,7 +94,7 @@ class LocalHost:
         """See Host."""
         self._hypervisor.check(blueprint)
         self._network.check(blueprint)
-        if blueprint.spec.memory + _OVERHEAD > _memory():
+        if blueprint.spec.memory + _OVERHEAD > self._memory:
             raise NoCapacity("memory: more than this host has", field="memory")
 
     # -- adoption ------------------------------------------------------------------------------------------------

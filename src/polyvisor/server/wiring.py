@@ -27,7 +27,7 @@ from polyvisor.host.storage import FileStorage
 from polyvisor.model.faults import Busy
 from polyvisor.model.ids import HostId
 from polyvisor.model.network import NetworkMode
-from polyvisor.model.units import parse_size
+from polyvisor.model.units import TIB, Bytes, parse_size
 from polyvisor.ports.host import Host
 from polyvisor.ports.network import NetworkDriver
 from polyvisor.ports.store import Store
@@ -35,6 +35,8 @@ from polyvisor.reconcile.loop import Reconciler
 from polyvisor.server.bootstrap import ensure_operator
 from polyvisor.server.config import Config
 from polyvisor.store import open_store
+
+_BOUNDLESS = Bytes(64 * TIB)  # machines that run nothing take nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,10 @@ async def make_host(config: Config, id: HostId) -> Host:
     paths.make()
     boot = BootFiles(paths.boot, kernel=config.host.kernel, modules=config.host.modules)
     if config.host.hypervisor == "fake":
-        fake, images = FakeHypervisor(paths.instances), FakeImages(paths.images)
-        return LocalHost(id, paths, fake, FakeStorage(paths), UserNetwork(), images, FakeBoot(paths.boot))
+        fake, images, storage = FakeHypervisor(paths.instances), FakeImages(paths.images), FakeStorage(paths)
+        return LocalHost(
+            id, paths, fake, storage, UserNetwork(), images, FakeBoot(paths.boot), memory=_BOUNDLESS
+        )  # fmt: skip
     network: NetworkDriver = UserNetwork()
     if config.network.mode == NetworkMode.BRIDGE:
         network = BridgeNetwork(paths, config.default_network(), config.network.bridge)
