@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from polyvisor.model.faults import Invalid
+from polyvisor.store import onehop
 
 SYNCHRONOUS = "FULL"
 READERS = 4
@@ -33,6 +34,7 @@ WAIT = 10  # seconds a writer waits for one of another process before it gives u
 _LOCK = 0x706F6C79  # "poly": the one key of our advisory locks
 _WAL_LIMIT = 64 * 1024**2  # bytes the log may keep on disk once it has been moved to the database
 
+_SQLITE = {"timeout": WAIT, "async_creator_fn": onehop.connect}
 _POSTGRES = {
     "timeout": WAIT,
     "command_timeout": 60,
@@ -66,7 +68,7 @@ def own_file(url: URL) -> None:
 def reader(url: URL) -> AsyncEngine:
     """An engine whose transactions are consistent views and cannot write."""
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(url, pool_size=READERS, max_overflow=0, connect_args={"timeout": WAIT})
+        engine = create_async_engine(url, pool_size=READERS, max_overflow=0, connect_args=_SQLITE)
         _tune_sqlite(engine, "BEGIN", "PRAGMA query_only = ON")
         return engine
     return create_async_engine(
@@ -83,7 +85,7 @@ def reader(url: URL) -> AsyncEngine:
 def writer(url: URL) -> AsyncEngine:
     """An engine whose transactions hold the write lock from their beginning."""
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(url, pool_size=1, max_overflow=0, connect_args={"timeout": WAIT})
+        engine = create_async_engine(url, pool_size=1, max_overflow=0, connect_args=_SQLITE)
         _tune_sqlite(engine, "BEGIN IMMEDIATE")
         return engine
     engine = create_async_engine(

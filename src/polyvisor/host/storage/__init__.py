@@ -20,6 +20,9 @@ from polyvisor.model.units import MIB, Bytes
 from polyvisor.ports.hypervisor import DiskFile
 
 _LIMIT = 60.0
+_CLUSTER = 64 * 1024
+_OVERLAYS_KEPT = 64
+_LARGEST_KEPT = MIB  # bytes of an empty overlay; those of the largest disks are not worth keeping
 RESERVE = Bytes(64 * MIB)  # kept free, so that logs and the store can still be written
 
 
@@ -29,6 +32,7 @@ class FileStorage:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._blanks = asyncio.Lock()
+        self._overlays: dict[tuple[str, int], bytes] = {}
 
     async def make(self, blueprint: Blueprint, image: Path) -> None:
         """See Storage. The overlay is made under another name and renamed, so a crash leaves none half-made."""
@@ -37,14 +41,24 @@ class FileStorage:
         if disk.exists():
             return
         self._need_room()
-        back = await self._backing(blueprint, image)
         part = disk.with_suffix(".part")
         part.unlink(missing_ok=True)
-        await self._qemu_img(
-            ["create", "-q", "-u", "-f", "qcow2", "-F", back.format, "-b", os.path.relpath(back.path, disk.parent)],
-            part, str(blueprint.spec.disk),
-        )  # fmt: skip
+        await self._overlay(part, await self._backing(blueprint, image), blueprint.spec.disk)
         part.rename(disk)
+
+    async def _overlay(self, part: Path, back: DiskFile, size: int) -> None:
+        """An empty overlay. All of one size over one file are the same bytes: the first one is made, others copied."""
+        behind = os.path.relpath(back.path, part.parent)
+        known = self._overlays.get((behind, size))
+        if known is not None:
+            await asyncio.to_thread(_copy_sparse, known, part)
+            return
+        words = ["create", "-q", "-u", "-f", "qcow2", "-F", back.format, "-b", behind]
+        await self._qemu_img(words, part, str(size))
+        if part.stat().st_size <= _LARGEST_KEPT:
+            if len(self._overlays) >= _OVERLAYS_KEPT:
+                self._overlays.pop(next(iter(self._overlays)))
+            self._overlays[behind, size] = await asyncio.to_thread(part.read_bytes)
 
     async def _qemu_img(self, words: list[str], target: Path, *more: str) -> None:
         try:
@@ -165,6 +179,23 @@ def _sparse(path: Path, size: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.truncate(fd, size)
+    finally:
+        os.close(fd)
+
+
+def _copy_sparse(data: bytes, path: Path) -> None:
+    """A file of those bytes, durable, with holes where they are zero. :raise NoCapacity: the disk is full."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.truncate(fd, len(data))
+        for at in range(0, len(data), _CLUSTER):
+            piece = data[at : at + _CLUSTER].rstrip(b"\0")
+            if piece and os.pwrite(fd, piece, at) != len(piece):
+                raise OSError(errno.ENOSPC, "a short write")
+        os.fdatasync(fd)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _full(error) from error
     finally:
         os.close(fd)
 
