@@ -163,7 +163,7 @@ class World:
 
     def wanted(self, **more: object) -> Create:
         """What to ask for."""
-        usual: dict[str, object] = {"image": "busybox", "memory": Bytes(64 * MIB), "disk": Bytes(64 * MIB)}
+        usual: dict[str, object] = {"image": "busybox", "memory": Bytes(96 * MIB), "disk": Bytes(64 * MIB)}
         return Create(**(usual | more))  # type: ignore[arg-type]  # a test knows what it asks for
 
     async def volume(self, name: str = "data") -> Volume:

@@ -44,6 +44,11 @@ class Paths:
         """What the shared network needs: DHCP reservations, the pid of its server."""
         return self.root / "network"
 
+    @property
+    def ballast(self) -> Path:
+        """Room that is kept for when there is none."""
+        return self.root / "ballast"
+
     def instance(self, id: InstanceId) -> Path:
         """The directory of one instance."""
         return self.instances / id
