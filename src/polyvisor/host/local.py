@@ -193,7 +193,8 @@ class LocalHost:
         if blueprint.spec.shape is Shape.FULL:
             return Machine(blueprint, here, disks, nic, seed=here / SEED)
         kernel, initrd = await self._boot.kernel()
-        return Machine(blueprint, here, disks, nic, kernel, initrd, guest_config(blueprint))
+        config = guest_config(blueprint, self._network.domain(blueprint))
+        return Machine(blueprint, here, disks, nic, kernel, initrd, config)
 
     async def launch(self, blueprint: Blueprint) -> RunRecord:
         """See Host. Facts that only we know are written down before the process can exist."""

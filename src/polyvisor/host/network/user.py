@@ -38,6 +38,10 @@ class UserNetwork:
             wanted.append(Port(_SSH))
         return UserNic(tuple((p.protocol, _host_port(p), p.guest) for p in wanted))
 
+    def domain(self, blueprint: Blueprint) -> str:
+        """See NetworkDriver."""
+        return ""
+
     async def sweep(self, known: Collection[InstanceId]) -> None:
         """See NetworkDriver."""
 
