@@ -21,7 +21,8 @@
 enum { PROTOCOL = 1 };
 
 enum kind {
-    HELLO = 1, /* both ways; the host's resets everything: u32 version, 16 bytes nonce [, u8 ready] */
+    HELLO = 1, /* both ways; the host's resets everything: u32 version, 16 bytes nonce. Ours, with a byte more, answers
+                  with the same nonce; with none (zeros) it says that an agent has just begun. */
     READY,     /* guest to host: the guest is up */
     PING,      /* answered by PONG with the same payload */
     PONG,

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <mntent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@
 #include <unistd.h>
 
 static const char config_file[] = "/sys/firmware/qemu_fw_cfg/by_name/opt/polyvisor/config/raw";
-enum { PATIENCE_MS = 20000 };
+enum { PATIENCE_MS = 20000, GOODBYE_MS = 2000 };
 
 struct pairs config;
 bool is_init;
@@ -29,12 +30,35 @@ static noreturn void give_up(const char *what)
     power('p');
 }
 
+static int data_folder = -1; /* the writable layer, out of sight since the root was entered */
+
+/* Disks are left clean where that is possible, so that who mounts them next has nothing to repair. */
+static void leave_disks(void)
+{
+    struct mntent *entry;
+    char paths[16][256];
+    size_t count = 0;
+    FILE *mounts = setmntent("/proc/self/mounts", "re");
+    while (mounts && count < 16 && (entry = getmntent(mounts)))
+        if (!strncmp(entry->mnt_fsname, "/dev/", 5))
+            snprintf(paths[count++], sizeof paths[0], "%s", entry->mnt_dir);
+    if (mounts)
+        endmntent(mounts);
+    while (count--)
+        umount2(paths[count], UMOUNT_NOFOLLOW);
+    if (data_folder >= 0 && fchdir(data_folder) == 0)
+        mount(NULL, ".", NULL, MS_REMOUNT | MS_RDONLY, NULL);
+}
+
 noreturn void power(int how)
 {
     if (getpid() != 1)
         _exit(1);
     kill(-1, SIGKILL);
+    for (int64_t end = now_ms() + GOODBYE_MS; waitpid(-1, NULL, WNOHANG) >= 0 && now_ms() < end;)
+        usleep(1000);
     sync();
+    leave_disks();
     reboot(how == 'r' ? RB_AUTOBOOT : RB_POWER_OFF);
     for (;;)
         pause();
@@ -54,8 +78,8 @@ void ask_shutdown(void)
     for (struct process *process = processes; process; process = process->next)
         if (!process->channel) {
             has_workload = true;
-            process_signal(process, SIGTERM);
-            process_signal(process, SIGCONT);
+            kill(process->pid, SIGTERM); /* it alone: what it started is its own business */
+            kill(process->pid, SIGCONT);
         }
     if (!has_workload)
         power('p');
@@ -173,6 +197,7 @@ static void mount_root(void)
     if (!find_disk("pvdata", disk, sizeof disk, PATIENCE_MS))
         give_up("data disk");
     must_mount(disk, "/data", "ext4", MS_NOATIME, "");
+    data_folder = open("/data", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     mkdir("/data/upper", 0755);
     mkdir("/data/work", 0755);
     must_mount("overlay", "/root", "overlay", MS_NOATIME, "lowerdir=/lower,upperdir=/data/upper,workdir=/data/work");

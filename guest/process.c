@@ -193,11 +193,13 @@ void process_signal(struct process *process, int number)
         kill(-process->pid, number);
 }
 
+/* A verb may have something to tidy up, and does not ignore being asked. */
 void process_kill(struct process *process)
 {
+    int number = process->is_verb ? SIGTERM : SIGKILL;
     if (!process->exited) {
-        kill(-process->pid, SIGKILL);
-        kill(process->pid, SIGKILL); /* it may not have made its session yet */
+        kill(-process->pid, number);
+        kill(process->pid, number); /* it may not have made its session yet */
     }
 }
 

@@ -339,11 +339,20 @@ static nfds_t collect(struct pollfd *polled, int signals, bool away)
     return count;
 }
 
+/* A host that talked to an agent before us (the guest was reset under it) learns that it has to begin anew. */
+static void announce(void)
+{
+    static const uint8_t nobody[21] = {PROTOCOL};
+    wire_delimit(&outgoing);
+    wire_frame(&outgoing, HELLO, 0, 0, nobody, sizeof nobody);
+}
+
 noreturn void session_run(int opened, int signals)
 {
     static struct pollfd polled[2 + 3 * (PROCESSES_MOST + 1)];
     bool away = false; /* no host: the port would wake us for ever to say so */
     port = opened;
+    announce();
     for (;;) {
         int64_t wait = move_on();
         if (!away)

@@ -9,6 +9,7 @@
 #include <mntent.h>
 #include <net/if.h>
 #include <net/route.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,11 +105,21 @@ int verb_read(struct pairs request)
     return pour(file, 1) ? 0 : fail_errno(path);
 }
 
-/* Whole or not at all: written without a name, then given a passing one, then moved over the wanted one. */
+static char passing[4352];
+
+static void tidy_up(int number)
+{
+    (void)number;
+    unlink(passing);
+    _exit(1);
+}
+
+/* Whole or not at all: written without a name where the file system has that, given a passing one, then moved over the
+ * wanted one. */
 int verb_write(struct pairs request)
 {
     const char *path = pairs_find(request, "path", "");
-    char folder[4096], base[4096], by_number[64], passing[4352];
+    char folder[4096], base[4096], by_number[64];
     mode_t mode = (mode_t)strtoul(pairs_find(request, "mode", "644"), NULL, 8) & 07777;
     struct stat info;
     snprintf(folder, sizeof folder, "%s", path);
@@ -119,6 +130,7 @@ int verb_write(struct pairs request)
     if (!make_directories(parent))
         return fail_errno(parent);
     snprintf(passing, sizeof passing, "%s/.%.200s.%d", parent, name, (int)getpid());
+    signal(SIGTERM, tidy_up);
     int file = open(parent, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
     bool has_name = file < 0;
     if (has_name)
@@ -206,10 +218,14 @@ int mount_disk(const char *serial, const char *path, bool read_only, int patienc
     }
     if (is_mounted(device, path))
         return 0;
-    if (!make_directories(path) || mount(device, path, "ext4", read_only ? MS_RDONLY : 0, ""))
+    if (!make_directories(path))
         return 1;
-    if (!read_only)
-        grow(device, path);
+    /* One that was torn from a running guest has a journal to replay; a reader does without what is in it. */
+    if (read_only)
+        return mount(device, path, "ext4", MS_RDONLY, "") && mount(device, path, "ext4", MS_RDONLY, "noload");
+    if (mount(device, path, "ext4", 0, ""))
+        return 1;
+    grow(device, path);
     return 0;
 }
 

@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from polyvisor.engine import Engine
 from polyvisor.engine.instances import Asked
 from polyvisor.engine.waits import Waits
-from polyvisor.host.hypervisor.fake.driver import FakeHypervisor, FakeVm
+from polyvisor.host.hypervisor.fake.driver import FakeHypervisor, FakeVm, read_facts
 from polyvisor.host.hypervisor.fake.host import FakeBoot, FakeImages, FakeStorage
 from polyvisor.host.hypervisor.fake.knob import Knob
 from polyvisor.host.local import LocalHost
@@ -234,7 +235,7 @@ class World:
             up = instance.observed.phase in UP
             assert instance.settled
             assert instance.operation is None
-            assert (folder / "fake.json").exists() == up
+            assert (read_facts(folder / "fake.json", self.boot_id) is not None) == up
             assert (folder / "run.json").exists() == up
             assert (instance.observed.run is not None) == up
             assert up <= (id in self.plugged) <= (up or instance.observed.phase is Phase.PREPARED)
@@ -245,6 +246,13 @@ class World:
             assert operation.outcome is not Outcome.OPEN
             assert (operation.outcome is Outcome.FAILED) == bool(operation.fault_kind)
         sane(await self.events(id))
+
+    async def quiet_or_waiting(self, id: InstanceId) -> None:
+        """Wait until the reconciler does nothing about it now: it is done, or it waits for a time to come."""
+        self.reconciler.wake(id)
+        async with asyncio.timeout(LIMIT):
+            while actor := self.reconciler._actors.get(id):
+                await asyncio.wait([actor])
 
     async def quiet(self, id: InstanceId) -> None:
         """Wait until the reconciler has nothing to do about it, not even to clear away."""
@@ -260,7 +268,7 @@ def sane(events: list[Event]) -> None:
         ids = [e.data["operation"] for e in events if e.kind == kind]
         assert len(ids) == len(set(ids))
     phases = [e.kind for e in events if e.kind.startswith("instance.") and e.kind != "instance.ready"]
-    for one, two in zip(phases, phases[1:], strict=False):
+    for one, two in pairwise(phases):
         assert one != two or one == "instance.running"
     assert phases.count("instance.deleted") <= 1
 

@@ -44,7 +44,7 @@ class Doorkeeper:
         self._store = store
         self._clock = clock
         self._hasher = PasswordHasher()
-        self._decoy = self._hasher.hash(secrets.token_hex(8))
+        self._decoy = ""
 
     async def authenticate(self, credential: Credential | None) -> Principal:
         """The caller. :raise Unauthenticated: without saying which part was wrong."""
@@ -67,6 +67,8 @@ class Doorkeeper:
     async def _by_password(self, credential: Credential) -> Principal:
         async with self._store.read() as unit:
             user: User | None = await unit.identities.user(credential.name)
+        if not self._decoy:  # made whether it will be needed or not, so that its making tells nothing
+            self._decoy = await asyncio.to_thread(self._hasher.hash, secrets.token_hex(8))
         try:  # an unknown name costs the same time as a wrong password
             known = user.password if user else self._decoy
             given = credential.password.encode("utf-8", "surrogatepass")

@@ -74,7 +74,7 @@ async def _out(client: Client, name: str, path: str, target: str) -> int:
         async for chunk in client.files.read_tar(name, path):
             show.raw(1, chunk)
         return 0
-    stat = await client.files.stat(name, path)
+    stat = await client.files.stat(name, _base(path))
     if not stat.exists:
         raise Misplaced(f"{name}:{path} does not exist")
     place = Path(target)
@@ -88,6 +88,11 @@ async def _out(client: Client, name: str, path: str, target: str) -> int:
     if stat.kind != "directory":
         raise Misplaced(f"{name}:{path} is a {stat.kind}")
     return await _fetch_tree(client, name, path, place)
+
+
+def _base(path: str) -> str:
+    """The path of the directory that `/.` means the contents of."""
+    return path.removesuffix("/.").rstrip("/") or "/"
 
 
 async def _fetch(chunks: AsyncIterator[bytes], place: Path, mode: int, mtime: float) -> None:
@@ -112,7 +117,7 @@ async def _fetch_tree(client: Client, name: str, path: str, place: Path) -> int:
     if contents or not place.exists():
         rename = ""
         place.mkdir(exist_ok=True)
-    base = path.removesuffix("/.").rstrip("/") or "/"
+    base = _base(path)
     if base == "/":
         rename = None  # its members have no common first part
     left_out = await _piped_out(client.files.read_tar(name, base), lambda stream: unpack(stream, into, rename))

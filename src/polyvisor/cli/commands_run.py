@@ -60,8 +60,8 @@ def run(  # noqa: PLR0913 - every flag is a parameter
 
     In the foreground its output is shown (stdout and stderr apart) until it ends, and its exit code is ours, 128 + N
     for signal N. An image without a command, such as busybox, has no output to wait for: run returns once it is
-    ready, and it runs on. With -i or -t the command (else the image's, else a shell) runs on this terminal, and the instance is
-    stopped when it ends. Ctrl-C stops the instance.
+    ready, and it runs on. With -i or -t the command (else the image's, else a shell) runs on this terminal, and the
+    instance is stopped when it ends. Ctrl-C stops the instance.
     """
     fields = {
         "image": image, "name": name, "vcpus": vcpus, "memory": memory, "disk": disk, "firmware": firmware,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from urllib.parse import quote
 
-from polyvisor.client.link import Link
+from polyvisor.client.link import Link, part
 from polyvisor.wire import native as wire
 
 
@@ -43,4 +42,4 @@ class Files:
 
 
 def _of(key: str, what: str) -> str:
-    return f"/instances/{quote(key, safe='')}/{what}"
+    return f"/instances/{part(key)}/{what}"

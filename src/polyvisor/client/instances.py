@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Unpack
-from urllib.parse import quote
 
-from polyvisor.client.link import Link, More, Params
+from polyvisor.client.link import Link, More, Params, part
 from polyvisor.client.sockets import Console, Exec, open_console, open_exec
 from polyvisor.wire import native as wire
 
@@ -141,4 +140,4 @@ class Instances:
 
 
 def _path(*parts: str) -> str:
-    return "/instances/" + "/".join(quote(part, safe="") for part in parts)
+    return "/instances/" + "/".join(map(part, parts))

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -22,6 +23,13 @@ PREFIX = "/api/v1"
 _CONNECT = 10.0
 _PATIENCE = 60.0
 _LARGEST_MESSAGE = 4 * 1024 * 1024
+
+
+def part(key: str) -> str:
+    """`key` as one part of a path. :raise Refused: it could only lead elsewhere, so nothing is called that."""
+    if "/" in key or key in ("", ".", ".."):
+        raise Refused(Problem(kind="NotFound", message=f"nothing is called {key!r}", subject=key))
+    return quote(key, safe="")
 
 
 class More(TypedDict, total=False):

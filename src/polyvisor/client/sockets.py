@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from polyvisor.client.errors import Refused, unreachable
-from polyvisor.client.link import Link
+from polyvisor.client.link import Link, part
 from polyvisor.wire.native import ExecOrder, ExecRequest, ExecResult, Problem
 from polyvisor.wire.streams import CHUNK, STDIN, pack, unpack
 
@@ -112,7 +111,7 @@ async def _messages(socket: ClientConnection) -> AsyncIterator[str | bytes]:
 @asynccontextmanager
 async def open_exec(link: Link, key: str, request: ExecRequest) -> AsyncIterator[Exec]:
     """A command under way; leaving ends it if it still runs. :raise Refused:"""
-    async with await link.socket(f"/instances/{quote(key, safe='')}/exec") as socket:
+    async with await link.socket(f"/instances/{part(key)}/exec") as socket:
         await socket.send(request.model_dump_json(exclude_none=True))
         yield Exec(socket)
 
@@ -120,5 +119,5 @@ async def open_exec(link: Link, key: str, request: ExecRequest) -> AsyncIterator
 @asynccontextmanager
 async def open_console(link: Link, key: str) -> AsyncIterator[Console]:
     """An open console. :raise Refused:"""
-    async with await link.socket(f"/instances/{quote(key, safe='')}/console") as socket:
+    async with await link.socket(f"/instances/{part(key)}/console") as socket:
         yield Console(socket)

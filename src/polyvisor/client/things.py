@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import quote
 
 from polyvisor.client.errors import Refused, unreachable
-from polyvisor.client.link import Link
+from polyvisor.client.link import Link, part
 from polyvisor.wire import native as wire
 
 
@@ -35,16 +35,16 @@ class Volumes:
 
     async def get(self, key: str) -> wire.Volume:
         """One volume."""
-        return await self._link.ask("GET", f"/volumes/{quote(key, safe='')}", wire.Volume)
+        return await self._link.ask("GET", f"/volumes/{part(key)}", wire.Volume)
 
     async def resize(self, key: str, size: int | str) -> wire.Volume:
         """Grow it."""
         body = wire.ResizeVolume(size=size)
-        return await self._link.ask("PATCH", f"/volumes/{quote(key, safe='')}", wire.Volume, body=body, patience=None)
+        return await self._link.ask("PATCH", f"/volumes/{part(key)}", wire.Volume, body=body, patience=None)
 
     async def delete(self, key: str) -> None:
         """Delete it. Refused while it is attached."""
-        await self._link.tell("DELETE", f"/volumes/{quote(key, safe='')}")
+        await self._link.tell("DELETE", f"/volumes/{part(key)}")
 
 
 class Images:
@@ -105,9 +105,9 @@ class Operations:
 
     async def list(self, instance: str | None = None, limit: int = 100) -> list[wire.Operation]:
         """The latest, of one instance or of all."""
-        path = f"/instances/{quote(instance, safe='')}/operations" if instance else "/operations"
+        path = f"/instances/{part(instance)}/operations" if instance else "/operations"
         return (await self._link.ask("GET", path, wire.OperationList, params={"limit": limit})).items
 
     async def get(self, id: str) -> wire.Operation:
         """One operation."""
-        return await self._link.ask("GET", f"/operations/{quote(id, safe='')}", wire.Operation)
+        return await self._link.ask("GET", f"/operations/{part(id)}", wire.Operation)

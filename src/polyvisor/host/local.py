@@ -20,8 +20,9 @@ from polyvisor.host.console import follow_file
 from polyvisor.host.guest.journal import follow_journal
 from polyvisor.host.paths import CONFIG, CONSOLE, JOURNAL, SEED, VMM_LOG, Paths
 from polyvisor.host.seed import write_seed
+from polyvisor.host.upkeep import Upkeep
 from polyvisor.host.watch import Watcher
-from polyvisor.model.faults import Fault, NoCapacity, Unavailable
+from polyvisor.model.faults import Fault, Invalid, NoCapacity, NotFound, Unavailable
 from polyvisor.model.guest import JournalRecord
 from polyvisor.model.host import Blueprint, Disk, HostReport, Observation, Sight
 from polyvisor.model.ids import HostId, InstanceId, machine_uuid
@@ -73,7 +74,9 @@ class LocalHost:
         self._boot_id = boot_id or runs.boot_id()
         self._vms: dict[InstanceId, LiveVm] = {}
         self._deaf: dict[InstanceId, RunRecord] = {}  # processes that are there and could not be taken over yet
+        self._mounts: dict[InstanceId, dict[str, Disk]] = {}
         self._watcher = Watcher()
+        self._upkeep = Upkeep(paths, storage, self._vms)
         self._network_mode = type(network).__name__.removesuffix("Network").lower()
 
     async def report(self) -> HostReport:
@@ -97,6 +100,7 @@ class LocalHost:
     async def adopt(self, records: Sequence[tuple[Blueprint, RunRecord | None]]) -> None:
         """See Host. A process without a record is found by its uuid: the crash came before the record was saved."""
         found = self._find()
+        self._upkeep.start()
         await self._network.start([blueprint for blueprint, _ in records])
         await asyncio.gather(*(self._take_over(blueprint, record, found) for blueprint, record in records))
 
@@ -117,16 +121,26 @@ class LocalHost:
         record = same or (runs.with_process(known[0], proof) if known else proof)
         try:
             async with asyncio.timeout(_ADOPT_LIMIT):
-                self._hold(blueprint.id, await self._hypervisor.adopt(machine, record))
+                self._hold(blueprint, await self._hypervisor.adopt(machine, record))
         except Gone:
             return
         except (Fault, OSError) as error:
             self._deaf[blueprint.id] = record
             log.error("cannot take over %s: %r; it is tried again", blueprint.id, error)
 
-    def _hold(self, id: InstanceId, vm: LiveVm) -> None:
+    def _hold(self, blueprint: Blueprint, vm: LiveVm) -> None:
+        id = blueprint.id
         self._vms[id] = vm
-        self._watcher.start(id, vm)
+        self._mounts[id] = {disk.serial: disk for disk in blueprint.disks if disk.path}
+        self._watcher.start(id, vm, lambda guest: self._welcome(blueprint, guest))
+
+    async def _welcome(self, blueprint: Blueprint, guest: Guest) -> None:
+        """A full guest boots without knowing where its volumes belong; a micro one was told before."""
+        for disk in list(self._mounts.get(blueprint.id, {}).values()) if blueprint.spec.shape is Shape.FULL else []:
+            try:
+                await guest.mount(disk.serial, disk.path, read_only=disk.read_only)
+            except (NotFound, Invalid) as fault:
+                log.warning("%s: %s is not mounted: %s", blueprint.id, disk.path, fault.public)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -147,10 +161,10 @@ class LocalHost:
         assert run is not None
         ended = None
         if sight in (Sight.ENDED, Sight.GONE):
-            down = sight is Sight.ENDED
+            down = sight is Sight.ENDED and not (vm is not None and vm.trouble)
             ended = await asyncio.to_thread(runs.how_it_ended, here / JOURNAL, run, self._boot_id, shut_down=down)
         ready = sight is Sight.RUNNING and self._watcher.ready(id)
-        return Observation(id, sight, prepared, ready, run, ended)
+        return Observation(id, sight, prepared, ready, run, ended, vm.trouble if vm is not None else "")
 
     def _prepared(self, blueprint: Blueprint) -> bool:
         seed = blueprint.spec.shape is not Shape.FULL or (self._paths.instance(blueprint.id) / SEED).exists()
@@ -208,7 +222,7 @@ class LocalHost:
         runs.save(machine.directory, pending)
         await asyncio.to_thread(_write_private, machine.directory / CONFIG, machine.config)
         vm = await self._hypervisor.launch(machine)
-        self._hold(blueprint.id, vm)  # before anything else can fail: what is held can be ended
+        self._hold(blueprint, vm)  # before anything else can fail: what is held can be ended
         vm.record = runs.with_process(pending, vm.record)
         runs.save(machine.directory, vm.record)
         return vm.record
@@ -232,6 +246,7 @@ class LocalHost:
             await vm.kill()
             await self._watcher.stop(id)
             self._vms.pop(id, None)
+            self._mounts.pop(id, None)
         elif id in self._deaf:
             raise Unavailable("the instance's process cannot be taken over", private=f"pid {self._deaf[id].pid}")
         runs.forget(self._paths.instance(id))
@@ -257,6 +272,7 @@ class LocalHost:
         if disk.path:
             guest = await vm.guest()
             await guest.mount(disk.serial, disk.path, read_only=disk.read_only)
+            self._mounts[blueprint.id][disk.serial] = disk
 
     async def detach(self, id: InstanceId, disk: Disk) -> None:
         """See Host. A machine that has ended holds no disk; one that keeps it keeps it mounted."""
@@ -273,6 +289,7 @@ class LocalHost:
                 with contextlib.suppress(Fault):
                     await (await vm.guest()).mount(disk.serial, disk.path, read_only=disk.read_only)
             raise
+        self._mounts[id].pop(disk.serial, None)
 
     async def create_volume(self, disk: Disk) -> None:
         """See Host."""
@@ -329,6 +346,7 @@ class LocalHost:
 
     async def close(self, *, idle: bool) -> None:
         """See Host."""
+        await self._upkeep.close()
         await self._watcher.close()
         for vm in self._vms.values():
             with contextlib.suppress(Fault, OSError):

@@ -6,11 +6,12 @@ Hints carry no data and may be lost or doubled: whoever gets one looks at the ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from polyvisor.model.faults import Fault
 from polyvisor.model.host import Sight
 from polyvisor.model.ids import InstanceId
+from polyvisor.ports.guest import Guest
 from polyvisor.ports.hypervisor import LiveVm
 
 _FIRST_TRY = 0.05
@@ -29,12 +30,12 @@ class Watcher:
         """Whether the agent inside said that the guest is ready, and its connection still stands."""
         return id in self._ready
 
-    def start(self, id: InstanceId, vm: LiveVm) -> None:
-        """Watch this machine until `stop`."""
+    def start(self, id: InstanceId, vm: LiveVm, welcome: Callable[[Guest], Awaitable[None]]) -> None:
+        """Watch this machine until `stop`. `welcome` is what a guest gets before it is said to be ready."""
         assert id not in self._tasks
         self._tasks[id] = [
             asyncio.create_task(self._await_end(id, vm), name=f"end of {id}"),
-            asyncio.create_task(self._await_agent(id, vm), name=f"agent of {id}"),
+            asyncio.create_task(self._await_agent(id, vm, welcome), name=f"agent of {id}"),
         ]
 
     async def stop(self, id: InstanceId) -> None:
@@ -53,12 +54,13 @@ class Watcher:
             await asyncio.sleep(1.0)
         self._queue.put_nowait(id)
 
-    async def _await_agent(self, id: InstanceId, vm: LiveVm) -> None:
+    async def _await_agent(self, id: InstanceId, vm: LiveVm, welcome: Callable[[Guest], Awaitable[None]]) -> None:
         pause = _FIRST_TRY
         while True:
             try:
                 guest = await vm.guest()
                 await guest.until_ready()
+                await welcome(guest)
                 self._ready.add(id)
                 self._queue.put_nowait(id)
                 pause = _FIRST_TRY

@@ -25,7 +25,8 @@ class Sight(StrEnum):
 class Observation:
     """One look at one instance; `prepared` says whether its disks are on the host, all of them.
 
-    `run` is the process seen, or the last one when it is gone and was not cleared away yet; `ended` says how it ended.
+    `run` is the process seen, or the last one when it is gone and was not cleared away yet; `ended` says how it ended,
+    `trouble` why a machine stopped that nobody stopped.
     """
 
     id: InstanceId
@@ -34,6 +35,7 @@ class Observation:
     ready: bool = False
     run: RunRecord | None = None
     ended: Ended | None = None
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)

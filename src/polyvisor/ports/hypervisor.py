@@ -22,7 +22,10 @@ class Gone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DiskFile:
-    """A disk on this host. The format is what we recorded when we made the file: it is never probed."""
+    """A disk on this host. The format is what we recorded when we made the file: it is never probed.
+
+    `removable`: it can be unplugged from a running machine, even when it was there at the launch.
+    """
 
     path: Path
     format: str
@@ -30,6 +33,7 @@ class DiskFile:
     read_only: bool = False
     backing: DiskFile | None = None
     boot: bool = False
+    removable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class LiveVm(Protocol):
     """One running machine. One owner: whoever holds this holds its only control connection."""
 
     record: RunRecord
+    trouble: str
+    """Why it stopped when nobody stopped it, as the last `status` told: a full disk, a panic. Empty: all is well."""
 
     async def status(self) -> Sight:
         """RUNNING, PAUSED, ENDED, GONE or DEAF, asked now. Never raises."""

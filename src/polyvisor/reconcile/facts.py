@@ -39,7 +39,7 @@ def up(instance: Instance, seen: Observation, now: datetime) -> Observed:
     same = instance.observed.phase is phase and was.incarnation == instance.observed.incarnation
     return replace(
         was, phase=phase, since=was.since if same else now, ready=seen.ready or (was.ready and phase is Phase.PAUSED),
-        ended=None, fault="", fault_kind="",
+        ended=None, fault=seen.trouble, fault_kind="NoCapacity" if seen.trouble else "",
     )  # fmt: skip
 
 

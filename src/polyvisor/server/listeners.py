@@ -23,7 +23,7 @@ def bind(address: str, setting: str) -> socket.socket:
     if not host or not port.isdigit() or int(port) > 65535:
         raise Invalid(f"{setting}: {address!r} is not HOST:PORT", field=setting)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio sets no TCP_NODELAY
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, int(port)))

@@ -49,7 +49,7 @@ def make_app(engine: Engine) -> FastAPI:
     api = APIRouter(prefix=PREFIX)
     for module in (routes_files, routes_sockets, routes_instances, routes_things):
         api.include_router(module.router)
-    app.include_router(api, responses=errors.responses())
+    app.include_router(api)
     app.include_router(_health())
     _add_docs(app)
     return app
@@ -69,7 +69,7 @@ def _health() -> APIRouter:
         ok = await core.hosts.healthy()
         return PlainTextResponse("ok\n" if ok else "not ready\n", 200 if ok else 503)
 
-    @router.get("/metrics", response_class=PlainTextResponse, responses=errors.responses())
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics(caller: Caller, core: Core) -> str:
         """Prometheus text."""
         usage = await core.hosts.usage(caller)

@@ -10,12 +10,12 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from polyvisor.dialects.native.auth import PREFIX, is_guarded
-from polyvisor.dialects.native.errors import responses
+from polyvisor.dialects.native.errors import kinds
 from polyvisor.wire import native as wire
 
 _SCHEMA = "#/components/schemas/{model}"
-_STREAMED: tuple[type[BaseModel], ...] = (
-    wire.LogRecord, wire.PullProgress, wire.Event, wire.ExecRequest, wire.ExecOrder, wire.ExecResult,
+_UNSEEN: tuple[type[BaseModel], ...] = (
+    wire.Problem, wire.LogRecord, wire.PullProgress, wire.Event, wire.ExecRequest, wire.ExecOrder, wire.ExecResult,
 )  # fmt: skip
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -55,30 +55,36 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for name, (summary, text) in _SOCKETS.items():
             document["paths"][f"{PREFIX}/instances/{{key}}/{name}"] = {"get": _socket(name, summary, text)}
         for path, item in document["paths"].items():
-            if not is_guarded(path):
-                for operation in item.values():
+            for operation in item.values():
+                if is_guarded(path):
+                    operation["responses"].update(_refusals())
+                else:
                     operation["security"] = []
         app.openapi_schema = document
     return app.openapi_schema
 
 
+def _refusals() -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _SCHEMA.format(model="Problem")}}}
+    return {str(status): {"description": text, "content": content} for status, text in kinds().items()}
+
+
 def _add_schemas(schemas: dict[str, Any]) -> None:
-    for model in _STREAMED:
+    """Ours in, and out with the framework's own word on what is invalid, which we do not use."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for model in _UNSEEN:
         schema = model.model_json_schema(ref_template=_SCHEMA)
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
 
 
 def _socket(name: str, summary: str, text: str) -> dict[str, Any]:
-    answers: dict[str, Any] = {"101": {"description": "The protocol changes to WebSocket"}}
-    body = {"application/json": {"schema": {"$ref": _SCHEMA.format(model="Problem")}}}
-    for status, answer in responses().items():
-        answers[str(status)] = {"description": answer["description"], "content": body}
     return {
         "tags": ["streams"],
         "summary": summary,
         "description": text,
         "operationId": name,
         "parameters": [{"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}],
-        "responses": answers,
+        "responses": {"101": {"description": "The protocol changes to WebSocket"}},
     }

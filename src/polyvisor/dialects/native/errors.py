@@ -46,12 +46,12 @@ _BARE = {404: "NotFound"}  # all else that the framework refuses by itself is th
 _LONGEST = 2000
 
 
-def responses() -> dict[int | str, dict[str, Any]]:
+def kinds() -> dict[int, str]:
     """Every error status with the kinds behind it, for the published document."""
-    kinds: dict[int, list[str]] = {413: ["Invalid"]}
+    found = {413: "Invalid"}
     for fault, status in STATUS.items():
-        kinds.setdefault(status, []).append(fault.__name__)
-    return {status: {"model": Problem, "description": ", ".join(kinds[status])} for status in sorted(kinds)}
+        found[status] = ", ".join(filter(None, (found.get(status), fault.__name__)))
+    return dict(sorted(found.items()))
 
 
 def _clean(text: str) -> str:
@@ -85,7 +85,10 @@ def invalid(error: Mapping[str, Any]) -> faults.Invalid:
     """The first finding of a validation as a fault that names the field."""
     if error["type"] == "json_invalid":
         return faults.Invalid("body: is not JSON", field="body")
-    where = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header", "[key]")]
+    place = list(error["loc"])
+    if place and place[0] in ("body", "query", "path", "header"):
+        place = place[1:]
+    where = [str(part) for part in place if part != "[key]"]
     field = ".".join(where) or "body"
     return faults.Invalid(f"{field}: {error['msg']}", field=field)
 

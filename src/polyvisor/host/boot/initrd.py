@@ -17,7 +17,7 @@ from polyvisor.host.run import run
 GROUPS = {
     "boot": ("virtio_pci", "virtio_blk", "virtio_console", "qemu_fw_cfg", "squashfs", "overlay"),
     "net": ("virtio_net",),
-    "late": ("virtio_rng", "virtio_balloon"),
+    "late": ("pvpanic_pci", "virtio_rng"),
 }
 
 

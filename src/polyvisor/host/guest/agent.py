@@ -22,6 +22,7 @@ from polyvisor.model.faults import TimedOut, Unavailable
 from polyvisor.model.guest import Exec, FileStat
 from polyvisor.model.instance import Address
 
+_NOBODY = bytes(16)
 _PING_LIMIT = 5.0
 _VERB_LIMIT = 60.0
 
@@ -65,16 +66,28 @@ class Agent(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.write(DELIMITER)
-        self._send(Frame(Kind.HELLO, payload=PROTOCOL.to_bytes(4, "little") + self._nonce))
+        self._greet()
 
     def data_received(self, data: bytes) -> None:
         """Frames go to their channels."""
         for frame in self._decoder.feed(data):
             if frame.kind == Kind.HELLO:
-                if frame.payload[4:20] == self._nonce:
-                    self._greeted.set()
+                self._on_hello(frame.payload[4:20])
             elif self._greeted.is_set():
                 self._take(frame)
+
+    def _on_hello(self, nonce: bytes) -> None:
+        """The answer to ours; or, with an empty nonce, an agent that has just begun and knows nothing of us."""
+        if nonce == self._nonce:
+            self._greeted.set()
+        elif nonce == _NOBODY and self._greeted.is_set():
+            assert self._transport is not None
+            self._transport.abort()  # the guest was reset: what was under way is over
+        elif nonce == _NOBODY:
+            self._greet()
+
+    def _greet(self) -> None:
+        self._send(Frame(Kind.HELLO, payload=PROTOCOL.to_bytes(4, "little") + self._nonce))
 
     def _take(self, frame: Frame) -> None:
         if frame.channel:

@@ -1,13 +1,11 @@
 """A workload's journal: records that the agent writes to a port of its own and the hypervisor keeps as a file.
 
-Only the agent holds that port, so neither output nor exit code can be forged from the console. The file is only ever
-appended to; its oldest part may have been given back to the file system (see `trim`), so reading begins where data is.
+Only the agent holds that port, so neither output nor exit code can be forged from the console. The file is only
+ever appended to, and begins with a hole once its oldest part was given back to the file system (see `host.console`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
 import os
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,8 +21,6 @@ _EXIT = struct.Struct("<ii")
 _STREAMS: tuple[Literal["start", "stdout", "stderr", "exit"], ...] = ("start", "stdout", "stderr", "exit")
 _TAIL = 256 * 1024  # an exit is the last thing that a run says
 _LONGEST = 1024 * 1024
-_BLOCK = 4096
-_PUNCH_KEEPING_SIZE = 0x3
 
 
 class Reader:
@@ -63,8 +59,7 @@ def _record(piece: bytes) -> JournalRecord | None:
 async def follow_journal(path: Path, running: Callable[[], bool]) -> AsyncIterator[JournalRecord]:
     """The records so far, then those to come, until `running()` is false and all is read."""
     reader = Reader()
-    start = await asyncio.to_thread(first_byte, path)
-    async for data in follow_file(path, running, start):
+    async for data in follow_file(path, running):
         for record in reader.feed(data):
             yield record
 
@@ -80,38 +75,3 @@ def last_exit(path: Path, since: int) -> JournalRecord | None:
         return None
     exits = [record for record in Reader().feed(DELIMITER + data) if record.stream == "exit"]
     return exits[-1] if exits else None
-
-
-def first_byte(path: Path) -> int:
-    """Where data begins."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return 0
-    try:
-        return os.lseek(fd, 0, os.SEEK_DATA)
-    except OSError:  # no data at all
-        return 0
-    finally:
-        os.close(fd)
-
-
-def trim(path: Path, keep: int) -> None:
-    """Give all but about the last `keep` bytes of a file back, while somebody appends to it.
-
-    Offsets stay what they are: the file begins with a hole. Where holes cannot be made the file is left as it is.
-    """
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        facts = os.fstat(fd)
-        end = (facts.st_size - keep) // _BLOCK * _BLOCK
-        if facts.st_blocks * 512 > 2 * keep and end > 0:
-            _libc.fallocate(fd, _PUNCH_KEEPING_SIZE, ctypes.c_long(0), ctypes.c_long(end))
-    finally:
-        os.close(fd)
-
-
-_libc = ctypes.CDLL(None)

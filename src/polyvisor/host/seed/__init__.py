@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
 from pathlib import Path
 
 from polyvisor.host.run import run
 from polyvisor.model.host import Blueprint
+from polyvisor.model.spec import CloudInit
 
 _AGENT_SETUP = """\
+#!/bin/sh
 set -e
+[ ! -e /etc/systemd/system/polyvisor-agent.service ] || exit 0
 dev=$(blkid -L cidata || true)
 [ -n "$dev" ] || exit 0
 mkdir -p /run/polyvisor-seed
@@ -55,19 +60,26 @@ def meta_data(blueprint: Blueprint) -> str:
 
 
 def vendor_data(blueprint: Blueprint) -> str:
-    """What we add: the agent, and the user that was asked for; the owner's own data has precedence."""
-    config: dict[str, object] = {"bootcmd": [["cloud-init-per", "once", "polyvisor-agent", "sh", "-c", _AGENT_SETUP]]}
-    wanted = blueprint.spec.cloud_init
-    if wanted.user:
-        entry: dict[str, object] = {
-            "name": wanted.user, "shell": "/bin/bash", "lock_passwd": True, "sudo": "ALL=(ALL) NOPASSWD:ALL",
-            "ssh_authorized_keys": list(wanted.ssh_keys),
-        }  # fmt: skip
-        if wanted.user == "root":
-            entry = {"name": "root", "ssh_authorized_keys": list(wanted.ssh_keys)}
-            config["disable_root"] = False
-        config["users"] = [entry]
-    return "#cloud-config\n" + json.dumps(config)
+    """What we add: the agent, by a hook that no owner's data replaces, and the user that was asked for."""
+    message = MIMEMultipart()
+    hook = MIMEText(_AGENT_SETUP, "cloud-boothook", "us-ascii")
+    config = MIMEText("#cloud-config\n" + json.dumps(_users(blueprint.spec.cloud_init)), "cloud-config", "us-ascii")
+    for part in (hook, config):
+        message.attach(part)
+    return message.as_string()
+
+
+def _users(wanted: CloudInit) -> dict[str, object]:
+    if not wanted.user:
+        return {}
+    keys = list(wanted.ssh_keys)
+    if wanted.user == "root":
+        return {"users": [{"name": "root", "ssh_authorized_keys": keys}], "disable_root": False}
+    user = {
+        "name": wanted.user, "shell": "/bin/bash", "lock_passwd": True, "sudo": "ALL=(ALL) NOPASSWD:ALL",
+        "ssh_authorized_keys": keys,
+    }  # fmt: skip
+    return {"users": [user]}
 
 
 async def write_seed(target: Path, blueprint: Blueprint, agent: Path) -> None:

@@ -113,7 +113,7 @@ class FileStorage:
 
     def volume(self, disk: Disk) -> DiskFile:
         """See Storage."""
-        return DiskFile(self._paths.volume(disk.volume), "raw", disk.serial, disk.read_only)
+        return DiskFile(self._paths.volume(disk.volume), "raw", disk.serial, disk.read_only, removable=True)
 
     async def create_volume(self, disk: Disk) -> None:
         """See Storage."""

@@ -62,6 +62,8 @@ class FakeVm:
     def _facts(self) -> Facts:
         return read_facts(self._file, self.record.boot_id) or {}
 
+    trouble = ""
+
     def _state(self) -> Sight:
         return Sight(self._facts().get("state", Sight.GONE))
 

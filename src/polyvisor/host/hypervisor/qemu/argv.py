@@ -17,7 +17,7 @@ from polyvisor.model.spec import Firmware, Shape
 from polyvisor.model.units import MIB
 from polyvisor.ports.hypervisor import DiskFile, Machine, TapNic, UserNic
 
-HOTPLUG_PORTS = {Shape.MICRO: 4, Shape.FULL: 8}
+FREE_PORTS = {Shape.MICRO: 4, Shape.FULL: 8}  # for disks to come; those there at launch have a port each as well
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _KERNEL_LINE = (
     "console=ttyS0 panic=-1 cryptomgr.notests tsc=reliable init_on_alloc=0 lsm= rcupdate.rcu_expedited=1 "
@@ -110,14 +110,27 @@ def argv(machine: Machine, facts: Facts, fds: Mapping[str, int]) -> list[str]:
         *_machine(machine, facts, sets),
         *_channels(machine, sets),
     ]  # fmt: skip
-    for index, disk in enumerate(machine.disks):
-        line += _disk(disk, sets, index)
-    line += _seed(machine, sets)
-    line += _nic(machine, sets)
-    line += ["-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"]
-    for slot in range(HOTPLUG_PORTS[spec.shape]):
-        line += ["-device", f"pcie-root-port,id=hp{slot},chassis={slot + 1},slot={slot + 1}"]
+    own = [disk for disk in machine.disks if not disk.removable]
+    volumes = [disk for disk in machine.disks if disk.removable]
+    for index, disk in enumerate(own):
+        line += _disk(disk, sets, f"id=fixed-{disk.serial}" + (f",bootindex={index}" if disk.boot else ""))
+    line += [*_seed(machine, sets), *_nic(machine, sets)]
+    line += ["-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0", "-device", "pvpanic-pci"]
+    for slot in range(FREE_PORTS[spec.shape] + len(volumes)):  # last, so that the rest keeps its place on the bus
+        line += ["-device", f"pcie-root-port,id={port_of(slot)},chassis={slot + 1},slot={slot + 1}"]
+    for slot, disk in enumerate(volumes):
+        line += _disk(disk, sets, f"id={plug_of(slot, disk.serial)},bus={port_of(slot)}")
     return line
+
+
+def port_of(slot: int) -> str:
+    """The id of a port that a disk can be plugged into."""
+    return f"hp{slot}"
+
+
+def plug_of(slot: int, serial: str) -> str:
+    """The id of the disk in that port: which volume is where can be read from the machine."""
+    return f"{port_of(slot)}-{serial}"
 
 
 def _machine(machine: Machine, facts: Facts, sets: Sets) -> list[str]:
@@ -166,7 +179,7 @@ def node_options(disk: DiskFile, filename: str) -> dict[str, object]:
     return {"driver": disk.format, "node-name": f"disk-{disk.serial}", "read-only": read_only, "file": file}
 
 
-def _disk(disk: DiskFile, sets: Sets, index: int) -> list[str]:
+def _disk(disk: DiskFile, sets: Sets, place: str) -> list[str]:
     flag = "on" if disk.read_only else "off"
     node = f"disk-{disk.serial}"
     line: list[str] = []
@@ -183,12 +196,7 @@ def _disk(disk: DiskFile, sets: Sets, index: int) -> list[str]:
         "-blockdev",
         f"driver={disk.format},node-name={node},file={node}-file,read-only={flag},discard=unmap{backing}",
     ]  # fmt: skip
-    boot = f",bootindex={index}" if disk.boot else ""
-    return [
-        *line,
-        "-device",
-        f"virtio-blk-pci,id=fixed-{disk.serial},drive={node},serial={disk.serial}{boot}",
-    ]
+    return [*line, "-device", f"virtio-blk-pci,{place},drive={node},serial={disk.serial}"]
 
 
 def _seed(machine: Machine, sets: Sets) -> list[str]:

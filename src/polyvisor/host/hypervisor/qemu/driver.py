@@ -12,8 +12,9 @@ from pathlib import Path
 from polyvisor.host.hypervisor.qemu.argv import Facts, argv, files
 from polyvisor.host.hypervisor.qemu.live import QemuVm
 from polyvisor.host.hypervisor.qemu.probe import find_accelerator
-from polyvisor.host.hypervisor.qemu.process import Process, find_all, is_alive, record_of, start
+from polyvisor.host.hypervisor.qemu.process import Process, find_all, is_alive, record_of, start, uid_of
 from polyvisor.host.hypervisor.qemu.qmp import Qmp
+from polyvisor.host.hypervisor.qemu.tsc import measure_khz
 from polyvisor.host.network.tap import open_tap
 from polyvisor.host.paths import AGENT_SOCKET, CONSOLE_SOCKET, NVRAM, QMP_SOCKET, VMM_LOG
 from polyvisor.host.run import run
@@ -28,8 +29,6 @@ from polyvisor.ports.hypervisor import Gone, Machine, TapNic
 _BINARY = "qemu-system-x86_64"
 _LAUNCH_LIMIT = 30.0
 _ADOPT_LIMIT = 3.0
-_UID_BASE = 200_000
-_UID_SPAN = 1_000_000
 _OVMF = (
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
@@ -39,14 +38,6 @@ _FLAGS = {
     "write": os.O_RDWR,
     "append": os.O_WRONLY | os.O_APPEND | os.O_CREAT,
 }
-
-
-def _tsc_khz() -> int:
-    """The host's TSC rate: given to the guest, it need not calibrate. 0 when unknown."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("cpu MHz"):
-            return int(float(line.split(":")[1]) * 1000)
-    return 0
 
 
 async def open_qemu() -> Qemu:
@@ -60,7 +51,7 @@ async def open_qemu() -> Qemu:
     code, variables = next(
         ((Path(c), Path(v)) for c, v in _OVMF if Path(c).exists() and Path(v).exists()), (None, None)
     )
-    tsc = _tsc_khz() if accelerator.name == "tcg" else 0
+    tsc = await asyncio.to_thread(measure_khz) if accelerator.name == "tcg" else 0
     return Qemu(Facts(binary, version, accelerator, code, variables, tsc))
 
 
@@ -83,7 +74,7 @@ class Qemu:
 
     async def launch(self, machine: Machine) -> QemuVm:
         """See Hypervisor."""
-        uid = _UID_BASE + machine.blueprint.number % _UID_SPAN if os.geteuid() == 0 else None
+        uid = uid_of(machine.blueprint.number) if os.geteuid() == 0 else None
         self._make_nvram(machine)
         with _Handles() as handles:
             fds = handles.open(machine, self._facts, uid)

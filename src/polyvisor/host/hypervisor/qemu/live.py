@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from polyvisor.host.console import follow_file
 from polyvisor.host.guest.agent import Agent
-from polyvisor.host.hypervisor.qemu.argv import HOTPLUG_PORTS, node_options
+from polyvisor.host.hypervisor.qemu.argv import node_options, plug_of, port_of
+from polyvisor.host.hypervisor.qemu.keyboard import Keyboard
 from polyvisor.host.hypervisor.qemu.process import Process
 from polyvisor.host.hypervisor.qemu.qmp import COMMAND_LIMIT, Qmp
 from polyvisor.host.paths import AGENT_SOCKET, CONSOLE, CONSOLE_SOCKET, QMP_SOCKET
-from polyvisor.host.sockets import connect_unix
 from polyvisor.model.faults import Fault, Internal, TimedOut, Unavailable, Unsupported
 from polyvisor.model.host import Sight
 from polyvisor.model.instance import RunRecord
@@ -30,10 +31,17 @@ _SIGHTS = {
     "running": Sight.RUNNING,
     "paused": Sight.PAUSED,
     "prelaunch": Sight.PAUSED,
+    "io-error": Sight.PAUSED,
     "shutdown": Sight.ENDED,
     "guest-panicked": Sight.ENDED,
     "internal-error": Sight.ENDED,
 }
+_TROUBLES = {
+    "io-error": "the host's disk is full: the machine waits until there is room",
+    "guest-panicked": "the guest's kernel panicked",
+    "internal-error": "the hypervisor failed",
+}
+_PLUG = re.compile(r"hp(\d+)(?:-(.+))?")
 _HELLO_LIMIT = 5.0
 _PRESS_LIMIT = 3.0
 _UNPLUG_LIMIT = 30.0
@@ -45,11 +53,13 @@ class QemuVm:
 
     def __init__(self, directory: Path, shape: Shape, record: RunRecord, process: Process, qmp: Qmp | None) -> None:
         self.record = record
+        self.trouble = ""
         self._directory = directory
         self._shape = shape
         self._process = process
         self._qmp = qmp
         self._agent: Agent | None = None
+        self._keys: Keyboard | None = None
         self._greeting = asyncio.Lock()
         self._monitor = asyncio.Lock()
         self._plugging = asyncio.Lock()
@@ -74,6 +84,7 @@ class QemuVm:
             word = (await self._ask("query-status"))["status"]
         except Fault:
             return Sight.GONE if self._process.ended else Sight.DEAF
+        self.trouble = _TROUBLES.get(word, "")
         return _SIGHTS.get(word, Sight.RUNNING)
 
     async def press(self) -> None:
@@ -104,22 +115,23 @@ class QemuVm:
         await self._drop_agent()
         await self._ask("system_reset")
 
-    async def _plugged(self) -> dict[str, int]:
-        """Serial to slot of every hot-plugged disk, read from the machine."""
-        found = {}
+    async def _plugged(self) -> tuple[dict[str, int], set[int]]:
+        """Serial to slot of every disk that can be unplugged, and the slots there are, read from the machine."""
+        found, slots = {}, set()
         for item in await self._ask("qom-list", path="/machine/peripheral"):
-            slot, _, serial = item["name"].partition("-")
-            if slot.startswith("hp") and serial and slot[2:].isdigit():
-                found[serial] = int(slot[2:])
-        return found
+            if match := _PLUG.fullmatch(item["name"]):
+                slots.add(int(match[1]))
+                if match[2]:
+                    found[match[2]] = int(match[1])
+        return found, slots
 
     async def attach(self, disk: DiskFile) -> None:
         """See LiveVm."""
         async with self._plugging:
-            taken = await self._plugged()
+            taken, slots = await self._plugged()
             if disk.serial in taken:
                 return
-            free = sorted(set(range(HOTPLUG_PORTS[self._shape])) - set(taken.values()))
+            free = sorted(slots - set(taken.values()))
             if not free:
                 raise Unsupported("no free slot to attach another disk", field="volume")
             await self._plug(disk, free[0])
@@ -138,7 +150,7 @@ class QemuVm:
         try:
             await self._ask("blockdev-add", COMMAND_LIMIT, **node_options(disk, f"/dev/fdset/{fdset}"))
             await self._ask(
-                "device_add", COMMAND_LIMIT, driver="virtio-blk-pci", id=f"hp{slot}-{disk.serial}", bus=f"hp{slot}",
+                "device_add", COMMAND_LIMIT, driver="virtio-blk-pci", id=plug_of(slot, disk.serial), bus=port_of(slot),
                 drive=f"disk-{disk.serial}", serial=disk.serial,
             )  # fmt: skip
         except Fault:
@@ -146,25 +158,26 @@ class QemuVm:
             raise
 
     async def _forget_node(self, serial: str, fdset: int) -> None:
-        with contextlib.suppress(Internal):
-            await self._ask("blockdev-del", COMMAND_LIMIT, node_name=f"disk-{serial}")
+        for node in (f"disk-{serial}", f"disk-{serial}-file"):  # one there at launch has its file as a node
+            with contextlib.suppress(Internal):
+                await self._ask("blockdev-del", COMMAND_LIMIT, node_name=node)
         with contextlib.suppress(Internal):
             await self._ask("remove-fd", COMMAND_LIMIT, fdset_id=fdset)
 
     async def detach(self, serial: str) -> None:
         """See LiveVm. The guest's consent is the device's absence, asked for rather than awaited as an event."""
         async with self._plugging:
-            slot = (await self._plugged()).get(serial)
+            slot = (await self._plugged())[0].get(serial)
             if slot is None:
                 return
             clock = asyncio.get_running_loop().time
             end, again = clock() + _UNPLUG_LIMIT, 0.0
-            while serial in await self._plugged():
+            while serial in (await self._plugged())[0]:
                 if clock() > end:
                     raise TimedOut("the guest does not let go of the disk")
                 if clock() >= again:  # the request is lost when the guest is still booting: ask anew, not too often
                     with contextlib.suppress(Internal):
-                        await self._ask("device_del", COMMAND_LIMIT, id=f"hp{slot}-{serial}")
+                        await self._ask("device_del", COMMAND_LIMIT, id=plug_of(slot, serial))
                     again = clock() + 8.0
                 await asyncio.sleep(0.1)
             await self._forget_node(serial, _FDSET_BASE + slot)
@@ -222,17 +235,16 @@ class QemuVm:
         return follow_file(self._directory / CONSOLE, lambda: not self._process.ended)
 
     async def type(self, data: bytes) -> None:
-        """See LiveVm. Output comes from the console file, so what arrives on this socket is dropped with it."""
-        loop = asyncio.get_running_loop()
-        try:
-            with connect_unix(self._directory / CONSOLE_SOCKET) as sock:
-                await loop.sock_sendall(sock, data)
-        except OSError as error:
-            raise Unavailable("the console cannot be reached", private=str(error)) from error
+        """See LiveVm."""
+        if self._keys is None:
+            self._keys = Keyboard(self._directory / CONSOLE_SOCKET)
+        await self._keys.press(data)
 
     async def close(self) -> None:
         """See LiveVm."""
         await self._drop_agent()
+        if self._keys is not None:
+            await self._keys.close()
         self._process.let_go()
         qmp, self._qmp = self._qmp, None
         if qmp is not None:

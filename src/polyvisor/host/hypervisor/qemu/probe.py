@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from polyvisor.host.hypervisor.qemu.process import as_user, uid_of
 from polyvisor.host.run import run
 from polyvisor.model.faults import Fault, Unsupported
 
@@ -49,9 +50,11 @@ async def runs_guest_code(binary: str, accel: str, cpu: str, limit: float) -> bo
     with tempfile.TemporaryDirectory(prefix="polyvisor-probe-") as folder:
         blob = Path(folder) / "probe.bin"
         blob.write_bytes(firmware())
+        Path(folder).chmod(0o755)
+        credentials = as_user(uid_of(0)) if os.geteuid() == 0 else []  # as the machines themselves
         argv = [
-            binary, "-accel", accel, "-cpu", cpu, "-machine", "pc", "-m", "16", "-nodefaults", "-no-user-config",
-            "-display", "none", "-bios", str(blob), "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
+            *credentials, binary, "-accel", accel, "-cpu", cpu, "-machine", "pc", "-m", "16",
+            "-nodefaults", "-no-user-config", "-display", "none", "-bios", str(blob), "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]  # fmt: skip
         try:
             done = await run(argv, timeout=limit, check=False)
@@ -69,7 +72,7 @@ async def find_accelerator(binary: str) -> Accelerator:
     if await asyncio.to_thread(os.access, "/dev/kvm", os.R_OK | os.W_OK):
         if await runs_guest_code(binary, "kvm", "host", _TIME_LIMIT):
             return Accelerator("kvm", "host")
-        refused = "/dev/kvm opens, but a guest does not run on it"
+        refused = "/dev/kvm opens, but a guest does not run on it under the credentials of a machine"
     if await runs_guest_code(binary, "tcg,thread=multi", "max", 20.0):
         return Accelerator("tcg", "max", refused)
     raise Unsupported("this host cannot run guest code at all", private=f"kvm: {refused}; tcg: no exit either")

@@ -33,8 +33,39 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] in ("Z", "X") else int(fields[19])
 
 
+_UIDS = range(200_000, 1_200_000)
+_KVM = Path("/dev/kvm")
+
+
+def uid_of(number: int) -> int:
+    """The uid (and gid) that an instance's process runs under where we are root."""
+    return _UIDS[number % len(_UIDS)]
+
+
+def as_user(uid: int) -> list[str]:
+    """The wrapper that makes a process nobody: `uid` without a capability, and of all groups only KVM's."""
+    kvm = _KVM.stat() if _KVM.exists() else None
+    groups = f"--groups={kvm.st_gid}" if kvm is not None and kvm.st_gid and kvm.st_mode & 0o060 else "--clear-groups"
+    return [
+        "setpriv", f"--reuid={uid}", f"--regid={uid}", groups, "--no-new-privs", "--inh-caps=-all",
+        "--bounding-set=-all",
+    ]  # fmt: skip
+
+
+def _may_be_ours(pid: int) -> bool:
+    """Whether it runs under a uid that only we give, or under our own: a command line can be anybody's."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    uid = int(status.partition("\nUid:")[2].split()[0])
+    return uid == os.geteuid() or (os.geteuid() == 0 and uid in _UIDS)
+
+
 def uuid_of(pid: int) -> str | None:
-    """The value of `-uuid` on the command line of a QEMU process."""
+    """The value of `-uuid` on the command line of a QEMU process of ours."""
+    if not _may_be_ours(pid):
+        return None
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -105,10 +136,7 @@ async def start(argv: Sequence[str], *, fds: Sequence[int], log: int, uid: int |
     """Start QEMU in a session of its own, as `uid` without any capability when one is given."""
     prefix = ["prlimit", "--core=0", "--nofile=4096"]
     if uid is not None:
-        prefix += [
-            "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
-            "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all",
-        ]  # fmt: skip
+        prefix += as_user(uid)
     pid = await asyncio.to_thread(spawn, [*prefix, *argv], fds=fds, output=log)
     return Process(pid)
 

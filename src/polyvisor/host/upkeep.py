@@ -1,0 +1,66 @@
+"""What running machines need now and then: files that do not grow for ever, and a second try once there is room again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+
+from polyvisor.host.console import trim
+from polyvisor.host.paths import CONSOLE, JOURNAL, VMM_LOG, Paths
+from polyvisor.model.faults import Fault
+from polyvisor.model.host import Sight
+from polyvisor.model.ids import InstanceId
+from polyvisor.model.units import MIB
+from polyvisor.ports.hypervisor import LiveVm
+from polyvisor.ports.storage import Storage
+
+log = logging.getLogger("polyvisor.host")
+EVERY = 2.0
+KEPT = {CONSOLE: 4 * MIB, JOURNAL: 32 * MIB, VMM_LOG: MIB}  # up to twice that is on disk, for each machine
+ROOM = 128 * MIB  # so much free makes a machine that met a full disk go on
+
+
+class Upkeep:
+    """One task for all machines of a host."""
+
+    def __init__(self, paths: Paths, storage: Storage, vms: Mapping[InstanceId, LiveVm]) -> None:
+        self._paths = paths
+        self._storage = storage
+        self._vms = vms
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Until `close`."""
+        self._task = asyncio.create_task(self._run(), name="upkeep")
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                await asyncio.to_thread(self._trim, list(self._vms))
+                await self._go_on()
+            except OSError as error:
+                log.warning("upkeep: %s", error)
+
+    def _trim(self, ids: list[InstanceId]) -> None:
+        for id in ids:
+            for name, keep in KEPT.items():
+                trim(self._paths.instance(id) / name, keep)
+
+    async def _go_on(self) -> None:
+        """Machines that the hypervisor stopped because the disk was full."""
+        stuck = [vm for vm in self._vms.values() if vm.trouble]
+        if not stuck or self._storage.free() < ROOM:
+            return
+        for vm in stuck:
+            with contextlib.suppress(Fault):
+                if await vm.status() is Sight.PAUSED and vm.trouble:
+                    await vm.resume()
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)

@@ -1,0 +1,63 @@
+"""What is typed wrongly is a usage error, exit code 2, before anything is asked of a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from polyvisor.cli import parse
+from polyvisor.cli.app import app
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run", "run --colour busybox", "run -p x busybox", "run -p 0 busybox", "run -p 1:99999 busybox",
+        "run -v v:rel busybox", "run -v :/x busybox", "run -v v:/x:rx busybox", "run -e =x busybox",
+        "run --label x busybox", "run --restart maybe busybox", "run --restart always:x busybox",
+        "run -d -t busybox", "run -d --rm busybox", "run --json busybox", "run --env-file /no busybox",
+        "run --ssh-key /no busybox", "run --user-data /no busybox", "run --entrypoint ' busybox", "exec x", "exec",
+        "rm", "rm --all x", "nonesuch", "cp a b", "cp a:/b c:/d", "cp ./a:b c", "logs --vmm -f x", "logs --tail -1 x",
+        "completion tcsh", "wait", "wait --timeout x y", "volumes", "volumes nonesuch", "volumes attach x v:rel",
+        "images import x.example/y /no/such/file", "ps --label x", "update x --label y", "events --after x",
+        "serve --network token-ring", "serve --hypervisor hope", "serve --log-level loud", "operations --limit 0",
+    ],
+)  # fmt: skip
+def test_a_wrong_line_is_a_usage_error(line: str) -> None:
+    done = CliRunner().invoke(app, line.split(" "), env={"POLYVISOR_DATA": "/nonexistent"})
+    assert (done.exit_code, "Traceback" in done.output) == (2, False), done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [("80", (80, 0, "tcp")), ("8080:80", (80, 8080, "tcp")), ("53/udp", (53, 0, "udp")), ("5:6/tcp", (6, 5, "tcp"))],
+)
+def test_a_port_is_read(text: str, port: tuple[int, int, str]) -> None:
+    found = parse.port(text)
+    assert (found.guest, found.host, found.protocol) == port
+
+
+@pytest.mark.parametrize(
+    ("text", "mount"), [("v", ("v", "", False)), ("v:/x", ("v", "/x", False)), ("v:/x:ro", ("v", "/x", True))]
+)
+def test_a_mount_is_read(text: str, mount: tuple[str, str, bool]) -> None:
+    found = parse.mount(text)
+    assert (found.volume, found.path, found.read_only) == mount
+
+
+def test_variables_come_from_files_then_flags_then_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OURS", "1")
+    monkeypatch.delenv("NOBODYS", raising=False)
+    (tmp_path / "env").write_text("#c\n\nA=file\nB=x=y\nOURS\n")
+    found = parse.environment(["A=flag", "NOBODYS"], [tmp_path / "env"])
+    assert found == {"A": "flag", "B": "x=y", "OURS": "1"}
+
+
+def test_the_dashes_before_a_command_are_not_of_it() -> None:
+    assert parse.command(["--", "a", "--", "b"]) == ["a", "--", "b"]
+    assert parse.command(None) == []
+    assert parse.entrypoint("") == []
+    assert parse.entrypoint("sh -c 'a b'") == ["sh", "-c", "a b"]
+    assert parse.entrypoint(None) is None
