@@ -80,9 +80,9 @@ def command(*argv: str, check: bool = True) -> str:
 
 
 @contextmanager
-def listening(space: Namespace, address: str, port: int = 0, *, udp: bool = False) -> Iterator[int]:
-    """Somebody who answers with the peer's address, as HTTP over TCP and bare over UDP; the port."""
-    with space.inside():
+def listening(space: Namespace | None, address: str, port: int = 0, *, udp: bool = False) -> Iterator[int]:
+    """Somebody who answers with the peer's address, as HTTP over TCP and bare over UDP; the port. None: right here."""
+    with space.inside() if space else contextlib.nullcontext():
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((address, port))

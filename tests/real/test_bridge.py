@@ -25,7 +25,7 @@ from polyvisor.model.principal import Project
 from polyvisor.store import open_store
 from polyvisor.wire.native import Instance
 from real.conftest import finish, share
-from real.guests import Guests, run, sh
+from real.guests import Guests, make_boot_files, run, sh
 from real.namespaces import HOST, METADATA, WORLD, WORLD_NAME, Ground, command, ground, listening
 from serving import Server
 
@@ -68,14 +68,6 @@ async def _second_project(server: Server) -> str:
     return key
 
 
-async def _make_boot_files(base: Server) -> None:
-    """What a namespace without the world could not fetch."""
-    async with base.client() as client:
-        guests = Guests(client)
-        await guests.boot()
-        await guests.discard()
-
-
 async def _settle(server: Server) -> tuple[str, list[Instance]]:
     """Names that are words of their own in dnsmasq's language, one of them in both projects."""
     key = await _second_project(server)
@@ -95,7 +87,7 @@ async def _delete(server: Server, key: str, guest: Instance) -> None:
 def place(base: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """`base` comes first: it must not be started in here."""
     data = tmp_path_factory.mktemp("bridge") / "data"
-    asyncio.run(_make_boot_files(base))
+    make_boot_files(base)
     share(base.data, data)
     with ground() as made, made.host.inside():
         server = Server(data, "--network", "bridge", prefix=made.host.prefix).start()
