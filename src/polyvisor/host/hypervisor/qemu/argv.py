@@ -95,7 +95,7 @@ class Sets:
 
 
 def argv(machine: Machine, facts: Facts, fds: Mapping[str, int]) -> list[str]:
-    """The whole command line. `fds` holds `qmp`, `agent`, `console-socket`, `tap` or `net`, and every key of `files`."""
+    """The whole command line. `fds` holds `qmp`, `agent`, `console-socket`, `tap` or `net`, every key of `files`."""
     spec = machine.blueprint.spec
     sets = Sets(fds)
     opened = [f.key for f in files(machine, facts) if f.key not in ("kernel", "initrd", "config")]
