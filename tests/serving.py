@@ -106,7 +106,7 @@ def machines_of(data: Path) -> list[int]:
         try:
             if b"qemu-system" not in (folder / "cmdline").read_bytes().split(b"\0")[0]:
                 continue
-            links = [os.readlink(link) for link in (folder / "fd").iterdir()]
+            links = [str(link.readlink()) for link in (folder / "fd").iterdir()]
         except OSError:
             continue
         if any(link.startswith(str(data)) for link in links):

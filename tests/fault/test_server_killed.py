@@ -96,7 +96,7 @@ async def test_a_server_killed_with_much_under_way_is_followed_by_one_that_finis
         await server.kill()
     async with serving(data) as server:
         async with asyncio.timeout(5):
-            while any(o["state"] == "open" for o in await server.operations()):  # noqa: ASYNC110 - another process
+            while any(o["state"] == "open" for o in await server.operations()):
                 await asyncio.sleep(0.05)
         after = await server.instances()
         assert all(o["state"] in ("done", "superseded") for o in await server.operations())

@@ -28,7 +28,7 @@ async def test_a_workload_runs_and_its_exit_code_is_told(client: Client, guests:
     assert ended.state == "stopped" and ended.exit is not None
     assert (ended.exit.code, ended.exit.reason) == (3, "exited")
     told = await logs(client, vm.id)
-    assert [stream for stream, _ in told][0] == "start" and told[-1][0] == "exit"
+    assert next(stream for stream, _ in told) == "start" and told[-1][0] == "exit"
     assert b"".join(d for s, d in told if s == "stdout") == b"me in /var as 65534\n"
     assert b"".join(d for s, d in told if s == "stderr") == b"err\n"
 

@@ -141,9 +141,11 @@ async def test_wrong_volumes_are_refused(client: Client, request_: CreateVolume,
 async def test_wrong_mounts_are_refused_with_nothing_made(client: Client, volumes: Volumes, guests: Guests) -> None:
     volume = await volumes.make()
     for mount, kind in (
-        (MountRequest(volume="no-such", path="/v"), "NotFound"), (MountRequest(volume=volume.name, path="v"), "Invalid"),
-        (MountRequest(volume=volume.name, path="/a/../b"), "Invalid"), (MountRequest(volume=volume.name, path="/"), "Invalid"),
-    ):  # fmt: skip
+        (MountRequest(volume="no-such", path="/v"), "NotFound"),
+        (MountRequest(volume=volume.name, path="v"), "Invalid"),
+        (MountRequest(volume=volume.name, path="/a/../b"), "Invalid"),
+        (MountRequest(volume=volume.name, path="/"), "Invalid"),
+    ):
         with pytest.raises(Refused) as caught:
             await guests.make(name="never", volumes=[mount])
         assert caught.value.kind == kind

@@ -163,7 +163,7 @@ class _Start:
             raise
         finally:
             if remove:
-                await client.instances.delete(instance.id, force=True, wait="accepted")
+                await client.instances.delete(instance.id, force=True)
             elif self.attached:
                 await client.instances.stop(instance.id, wait="accepted")
 

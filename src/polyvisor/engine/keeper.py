@@ -30,6 +30,7 @@ class Keeper:
         self._store = store
         self._clock = clock
         self._power = power
+        self.pause = _PAUSE
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -44,7 +45,7 @@ class Keeper:
             except Exception:
                 log.exception("the keeper stumbled; it goes on")
             turn += 1
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(self.pause)
 
     async def prune(self) -> None:
         """Forget what is too old to be asked for."""

@@ -46,7 +46,7 @@ class _TooMuch(Exception):
     pass
 
 
-async def run(  # noqa: PLR0913  (the one front door: every knob of a helper is here)
+async def run(  # noqa: PLR0913 - the one front door: every knob of a helper is here
     argv: Sequence[str],
     *,
     timeout: float,

@@ -1,4 +1,4 @@
-"""What running machines need now and then: files that do not grow for ever, and a second try once there is room again."""
+"""What running machines need now and then: files that do not grow for ever, a second try once there is room again."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from polyvisor.model.faults import Fault
 from polyvisor.model.host import Observation, Sight
-from polyvisor.model.instance import HOST_RESTART, Ended, Instance, Observed, Phase, Power, same_process
+from polyvisor.model.instance import HOST_RESTART, Ended, Instance, Observed, Phase, Power, RunRecord, same_process
 from polyvisor.model.spec import RestartMode, RestartPolicy
 
 RESET_AFTER = timedelta(seconds=60)  # a run that long forgets earlier restarts
@@ -16,14 +16,23 @@ SHORTEST_BACKOFF = 0.1
 _CRASHED = "the machine's process ended unexpectedly"
 
 
+def is_known(was: Observed, run: RunRecord) -> bool:
+    """Whether this run is the one on record, or the last one that was, whose remains are not cleared away yet."""
+    return same_process(was.run, run) or (was.run is None and was.booted == _started(run))
+
+
+def _started(run: RunRecord) -> datetime | None:
+    return datetime.fromtimestamp(run.started, UTC) if run.started else None
+
+
 def of_run(was: Observed, seen: Observation, now: datetime) -> Observed:
     """`was`, with the process that is seen. One that was not known is a new incarnation."""
     if seen.run is None:
         return was
-    if same_process(was.run, seen.run):
+    if is_known(was, seen.run):
         return replace(was, run=seen.run)
-    started = datetime.fromtimestamp(seen.run.started, UTC)
-    booted = started if seen.run.started and started <= now else now
+    started = _started(seen.run)
+    booted = started if started is not None and started <= now else now
     return replace(was, run=seen.run, incarnation=was.incarnation + 1, booted=booted, ready=False, ended=None)
 
 
@@ -132,7 +141,8 @@ def refused(instance: Instance, seen: Observation, fault: Fault, now: datetime, 
     if live or up_now is not None:
         phase = was.phase if live else up_now or was.phase
         kept = "" if phase is not Phase.LOST else "the machine does not answer"
-        said = replace(was, fault=was.fault if live else kept, fault_kind=was.fault_kind if live else "")
+        run = was.run if phase in (Phase.RUNNING, Phase.PAUSED, Phase.LOST) else None
+        said = replace(was, run=run, fault=was.fault if live else kept, fault_kind=was.fault_kind if live else "")
     else:
         phase = Phase.FAILED
         said = replace(was, fault=fault.public, fault_kind=fault.kind, run=None)

@@ -19,10 +19,15 @@ from polyvisor.reconcile.steps import STEPS, Step, StepName
 _FAILED = "failed "
 
 
+def entry_of(name: StepName, at: datetime) -> str:
+    """How the beginning of a step is written."""
+    return f"{name}@{at.timestamp():.3f}"
+
+
 def begin(operation: Operation, name: StepName, at: datetime) -> Operation:
     """The step begins. One that began before does so anew: a journal does not grow by repeating."""
     kept = tuple(line for line in operation.journal if line != f"{name}.done" and line.partition("@")[0] != name)
-    return replace(operation, journal=(*kept, f"{name}@{at.timestamp():.3f}"), progress=str(name))
+    return replace(operation, journal=(*kept, entry_of(name, at)), progress=str(name))
 
 
 def finish(operation: Operation, name: StepName) -> Operation:

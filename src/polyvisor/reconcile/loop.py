@@ -140,7 +140,7 @@ class Reconciler:
                 return until
             case Settled() as settled:
                 await self.runner.settle(instance, operation, settled)
-                if settled.observed != instance.observed and not settled.forget:
+                if (operation is not None or settled.observed != instance.observed) and not settled.forget:
                     raise _Again  # facts may bring about the next thing, such as a restart
         return None
 

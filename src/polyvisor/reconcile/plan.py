@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from polyvisor.model.faults import Fault, WrongState
+from polyvisor.model.faults import Fault, Unavailable, WrongState
 from polyvisor.model.host import Observation, Sight
 from polyvisor.model.instance import Instance, Observed, Phase, Power
 from polyvisor.model.operation import Operation, Verb
@@ -108,10 +108,12 @@ def _not_up(instance: Instance, operation: Operation | None, seen: Observation, 
         if operation is not None and began(operation, StepName.LAUNCH):
             return Settled(facts.ended(instance, seen, now))  # it ran and was over before we looked again
         return Act(StepName.KILL)
-    return _launch(operation, seen)
+    return _launch(instance, operation, seen, now)
 
 
-def _launch(operation: Operation | None, seen: Observation) -> Next:
+def _launch(instance: Instance, operation: Operation | None, seen: Observation, now: datetime) -> Next:
+    if instance.observed.incarnation and not seen.prepared:
+        return _without_disk(instance, seen, now)
     if _unmade(operation, seen):
         return Act(StepName.MAKE_DISKS)
     if operation is None:
@@ -119,6 +121,12 @@ def _launch(operation: Operation | None, seen: Observation) -> Next:
     if not done(operation, StepName.PLUG):
         return Act(StepName.PLUG)
     return Act(StepName.LAUNCH)
+
+
+def _without_disk(instance: Instance, seen: Observation, now: datetime) -> Settled:
+    """It ran and its disk is gone: an empty one in its place would be a lie."""
+    fault = Unavailable("the instance's disk is not on this host any more")
+    return Settled(facts.refused(instance, seen, fault, now, live=False), fault)
 
 
 def _unmade(operation: Operation | None, seen: Observation) -> bool:
@@ -157,7 +165,7 @@ def _end(instance: Instance, operation: Operation | None, seen: Observation, now
 
 
 def _restart(instance: Instance, operation: Operation, seen: Observation, now: datetime) -> Next:
-    return _end(instance, operation, seen, now) if _ran(seen) else _launch(operation, seen)
+    return _end(instance, operation, seen, now) if _ran(seen) else _launch(instance, operation, seen, now)
 
 
 def _pause(instance: Instance, operation: Operation | None, seen: Observation, now: datetime) -> Next:
@@ -171,10 +179,9 @@ def _pause(instance: Instance, operation: Operation | None, seen: Observation, n
 def _delete(operation: Operation | None, seen: Observation) -> Next:
     if _ran(seen):
         return Act(StepName.KILL)
-    for step in (StepName.UNPLUG, StepName.REMOVE_DISKS):
-        if operation is not None and not done(operation, step):
-            return Act(step)
-    if operation is None and seen.prepared:
+    if operation is not None and not done(operation, StepName.UNPLUG):
+        return Act(StepName.UNPLUG)
+    if seen.prepared or (operation is not None and not done(operation, StepName.REMOVE_DISKS)):
         return Act(StepName.REMOVE_DISKS)
     return Settled(Observed(), forget=True)
 
@@ -207,11 +214,10 @@ def _maintain(instance: Instance, seen: Observation, now: datetime) -> Act | Wai
     if was.phase in (Phase.RUNNING, Phase.PAUSED, Phase.LOST):
         return Settled(facts.ended(instance, seen, now))
     if _ran(seen):
-        return (
-            Act(StepName.REAP)
-            if was.phase in (Phase.STOPPED, Phase.FAILED)
-            else Settled(facts.ended(instance, seen, now))
-        )
+        told = was.phase in (Phase.STOPPED, Phase.FAILED) and (seen.run is None or facts.is_known(was, seen.run))
+        return Act(StepName.REAP) if told else Settled(facts.ended(instance, seen, now))
     if was.restart_at is not None and was.phase is Phase.STOPPED:
-        return Act(StepName.RELAUNCH) if now >= was.restart_at else Wait(was.restart_at, was)
+        if now < was.restart_at:
+            return Wait(was.restart_at, was)
+        return Act(StepName.RELAUNCH) if seen.prepared else _without_disk(instance, seen, now)
     return Settled(was)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -40,6 +41,14 @@ def url_of(sock: socket.socket, scheme: str) -> str:
     return f"{scheme}://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not uvicorn's complaint about a WebSocket that was refused with a status and a body: that is an answer."""
+    return "without completing handshake" not in record.msg
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling: two of them share one process."""
 
@@ -51,7 +60,7 @@ class _Server(uvicorn.Server):
 def _server(app: ASGIApp, **more: str) -> _Server:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", http="httptools", ws="websockets-sansio",
-        timeout_graceful_shutdown=3, timeout_keep_alive=75, ws_max_size=4 * 1024 * 1024, server_header=False, **more,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=3, timeout_keep_alive=75, ws_max_size=4 * 1024 * 1024, server_header=False, **more,  # type: ignore[arg-type]  # of many types
     )  # fmt: skip
     return _Server(config)
 

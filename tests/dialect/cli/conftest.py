@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import select
 import signal
@@ -11,7 +12,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 PROGRAM = str(Path(sys.executable).with_name("polyvisor"))
@@ -24,6 +27,7 @@ class Shell:
 
     data: Path
     url: str
+    http: httpx.Client  # for what a test needs but is not about
 
     def env(self, **more: str) -> dict[str, str]:
         """The environment of a command."""
@@ -54,11 +58,16 @@ class Shell:
         """A name that no other test has."""
         return f"{word}-{next(_numbers)}"
 
-    def vm(self, *flags: str) -> str:
+    def vm(self, **fields: Any) -> str:
         """The name of a ready instance."""
-        name = self.name()
-        self.ok("run", "--name", name, *flags, "busybox")
-        return name
+        body = {"image": "busybox", "name": self.name(), **fields}
+        self.http.post("/instances", json=body, params={"wait": "ready"}).raise_for_status()
+        return str(body["name"])
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What the server says of an instance."""
+        found: dict[str, Any] = self.http.get(f"/instances/{name}").raise_for_status().json()
+        return found
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +94,10 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             assert select.select([server.stdout], [], [], 60)[0], "the server is not ready"
             ready = server.stdout.readline().decode().split()
             assert ready[0] == "ready", server.stderr.read()
-            yield Shell(data, ready[1])
+            key = json.loads((data / "bootstrap.json").read_text())["api_key"]
+            headers = {"X-API-Key": key}
+            with httpx.Client(base_url=f"{ready[1]}/api/v1", headers=headers, trust_env=False, timeout=30) as http:
+                yield Shell(data, ready[1], http)
         finally:
             server.send_signal(signal.SIGTERM)
             _, said = server.communicate(timeout=30)

@@ -135,6 +135,11 @@ def test_logs_follow_to_the_end_and_count_lines(shell: Shell) -> None:
     assert shell.ok("logs", "--vmm", name) == ""
 
 
+def there(shell: Shell, vm: str, path: str) -> bytes:
+    """A file of the guest."""
+    return shell.http.get(f"/instances/{vm}/files", params={"path": path}).raise_for_status().content
+
+
 def test_cp_of_a_file_both_ways(shell: Shell, vm: str, tmp_path: Path) -> None:
     data = os.urandom(500_000)
     (tmp_path / "f").write_bytes(data)
@@ -144,7 +149,7 @@ def test_cp_of_a_file_both_ways(shell: Shell, vm: str, tmp_path: Path) -> None:
     shell.ok("cp", f"{vm}:/dir/g", str(tmp_path))
     assert (tmp_path / "g").read_bytes() == data
     shell.ok("cp", str(tmp_path / "f"), f"{vm}:/dir")
-    assert shell("exec", vm, "cat", "/dir/f").stdout == data
+    assert there(shell, vm, "/dir/f") == data
 
 
 def test_cp_of_a_directory_both_ways(shell: Shell, vm: str, tmp_path: Path) -> None:
@@ -152,11 +157,11 @@ def test_cp_of_a_directory_both_ways(shell: Shell, vm: str, tmp_path: Path) -> N
     (tmp_path / "d" / "sub" / "f").write_bytes(b"deep")
     (tmp_path / "d" / "top").write_bytes(b"top")
     shell.ok("cp", str(tmp_path / "d"), f"{vm}:/new")  # not there: it becomes the directory
-    assert shell("exec", vm, "cat", "/new/sub/f").stdout == b"deep"
+    assert there(shell, vm, "/new/sub/f") == b"deep"
     shell.ok("cp", str(tmp_path / "d"), f"{vm}:/new")  # there: into it
-    assert shell("exec", vm, "cat", "/new/d/top").stdout == b"top"
+    assert there(shell, vm, "/new/d/top") == b"top"
     shell.ok("cp", f"{tmp_path}/d/.", f"{vm}:/new")
-    assert shell("exec", vm, "cat", "/new/top").stdout == b"top"
+    assert there(shell, vm, "/new/top") == b"top"
     shell.ok("cp", f"{vm}:/new/d", str(tmp_path / "back"))
     assert (tmp_path / "back" / "sub" / "f").read_bytes() == b"deep"
     shell.ok("cp", f"{vm}:/new/d", str(tmp_path / "back"))
@@ -180,7 +185,7 @@ def test_cp_says_what_does_not_fit(shell: Shell, vm: str, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("x")
     (tmp_path / "dir").mkdir()
     (tmp_path / "dir" / "f").write_text("x")
-    shell.ok("cp", str(tmp_path / "dir"), f"{vm}:/fit/dir")
+    shell.http.put(f"/instances/{vm}/files", params={"path": "/fit/dir/f"}, content=b"x").raise_for_status()
     for source, target, text in [
         (f"{vm}:/nope", str(tmp_path), "does not exist"),
         (str(tmp_path / "nope"), f"{vm}:/x", "does not exist"),

@@ -9,17 +9,11 @@ from typing import Any
 from dialect.cli.conftest import Shell
 
 
-def inspect(shell: Shell, name: str) -> dict[str, Any]:
-    """The record."""
-    found: dict[str, Any] = json.loads(shell.ok("inspect", name, "--json"))
-    return found
-
-
 def test_run_leaves_with_the_workloads_output_and_exit_code(shell: Shell) -> None:
     name = shell.name()
     done = shell("run", "--name", name, "busybox", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
-    assert inspect(shell, name)["exit"] == {"code": 7, "signal": None, "reason": "exited"}
+    assert shell.record(name)["exit"] == {"code": 7, "signal": None, "reason": "exited"}
     assert shell.ok("wait", name) == "7\n"
     assert "7 (exited)" in shell.ok("inspect", name)
     assert shell.ok("logs", name) == "out\n"
@@ -33,7 +27,7 @@ def test_the_command_may_stand_without_dashes(shell: Shell) -> None:
 def test_run_with_rm_leaves_nothing(shell: Shell) -> None:
     name = shell.name()
     assert shell("run", "--rm", "--name", name, "busybox", "false").returncode == 1
-    assert shell("inspect", name).returncode == 1
+    assert shell.http.get(f"/instances/{name}").status_code == 404
 
 
 def test_run_of_an_image_without_a_command_returns_when_it_is_ready(shell: Shell) -> None:
@@ -41,13 +35,13 @@ def test_run_of_an_image_without_a_command_returns_when_it_is_ready(shell: Shell
     done = shell("run", "--name", name, "busybox")
     assert (done.returncode, done.stdout) == (0, b"")
     assert f"{name} is ready and runs on" in done.stderr.decode()
-    assert inspect(shell, name)["ready"]
+    assert shell.record(name)["ready"]
 
 
 def test_run_detached_prints_the_id(shell: Shell) -> None:
     name = shell.name()
     id = shell.ok("run", "-d", "--name", name, "busybox").strip()
-    assert inspect(shell, name)["id"] == id
+    assert shell.record(name)["id"] == id
     assert json.loads(shell.ok("run", "-d", "--json", "busybox"))["state"] == "running"
 
 
@@ -61,7 +55,7 @@ def test_every_flag_of_run_has_its_effect(shell: Shell, tmp_path: Any) -> None:
         "-p", "8000:80", "-p", "53/udp", "--restart", "on-failure:3", "--label", "a=b", "--lifetime", "1h",
         "--autostart", "--grace", "5s", "--entrypoint", "sh -c", "busybox", "--", "env; cat",
     )  # fmt: skip
-    vm = inspect(shell, name)
+    vm = shell.record(name)
     assert (vm["vcpus"], vm["memory"], vm["disk"], vm["hostname"]) == (2, 2**29, 20 * 2**30, "box")
     assert (vm["labels"], vm["autostart"], vm["command"]) == ({"a": "b"}, True, ["sh", "-c", "env; cat"])
     assert vm["restart"] == {"mode": "on-failure", "attempts": 3, "backoff": 1.0}
@@ -78,7 +72,7 @@ def test_a_disk_image_takes_keys_and_user_data(shell: Shell, tmp_path: Any) -> N
         "run", "-d", "--name", name, "--firmware", "uefi", "--user", "bob", "--ssh-key", str(tmp_path / "key.pub"),
         "--ssh-key", "ssh-rsa BBBB you", "--user-data", str(tmp_path / "seed"), "--no-network", "debian-12",
     )  # fmt: skip
-    vm = inspect(shell, name)
+    vm = shell.record(name)
     assert (vm["shape"], vm["firmware"], vm["address"]) == ("full", "uefi", None)
 
 
@@ -87,7 +81,7 @@ def test_interactive_run_is_the_commands_terminal_and_stops_the_instance(shell: 
     done = shell("run", "-i", "--name", name, "busybox", "--", "sh", "-c", "cat; exit 4", stdin=b"typed")
     assert (done.returncode, done.stdout) == (4, b"typed")
     shell.ok("wait", name)
-    assert inspect(shell, name)["state"] == "stopped"
+    assert shell.record(name)["state"] == "stopped"
 
 
 def test_ctrl_c_stops_the_instance_quietly(shell: Shell) -> None:
@@ -110,7 +104,7 @@ def test_what_run_cannot_do_is_125(shell: Shell) -> None:
 
 
 def test_ps_lists_what_runs_and_with_all_the_rest(shell: Shell) -> None:
-    up, down = shell.vm("--label", "t=ps"), shell.vm("--label", "t=ps")
+    up, down = shell.vm(labels={"t": "ps"}), shell.vm(labels={"t": "ps"})
     shell.ok("stop", "--force", down)
 
     def names(*flags: str) -> set[str]:
@@ -121,7 +115,7 @@ def test_ps_lists_what_runs_and_with_all_the_rest(shell: Shell) -> None:
     table = shell.ok("ps", "-a", "-l", "t=ps").splitlines()
     assert table[0].split()[:3] == ["NAME", "STATE", "IMAGE"]
     assert f"{down}  stopped (0)" in "\n".join(table).replace("   ", "  ")
-    assert shell.ok("ps", "-q", "-l", "t=ps").strip() == inspect(shell, up)["id"]
+    assert shell.ok("ps", "-q", "-l", "t=ps").strip() == shell.record(up)["id"]
 
 
 def test_the_power_verbs(shell: Shell) -> None:
@@ -149,7 +143,7 @@ def test_update_changes_what_may_change(shell: Shell) -> None:
     name = shell.vm()
     new = shell.name("renamed")
     assert shell.ok("update", name, "--name", new, "--label", "a=b", "--lifetime", "1h") == f"{new}\n"
-    vm = inspect(shell, new)
+    vm = shell.record(new)
     assert (vm["labels"], vm["expires"] is not None) == ({"a": "b"}, True)
     changed = json.loads(shell.ok("update", new, "--no-labels", "--lifetime", "0", "--json"))
     assert (changed["labels"], changed["expires"]) == ({}, None)

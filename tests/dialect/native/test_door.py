@@ -41,11 +41,14 @@ async def test_no_route_answers_a_caller_who_is_unknown(served: Served, headers:
 
 
 @pytest.mark.parametrize("name", SOCKETS)
-async def test_a_socket_is_refused_with_401_before_the_upgrade(served: Served, name: str) -> None:
+async def test_a_socket_is_refused_with_401_before_the_upgrade(
+    served: Served, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(InvalidStatus) as refused:
         await connect(f"ws{served.url[4:]}/api/v1/instances/x/{name}", proxy=None)
     assert refused.value.response.status_code == 401
     assert Problem.model_validate_json(refused.value.response.body).kind == "Unauthenticated"
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("name", [*SOCKETS, "nothing"])

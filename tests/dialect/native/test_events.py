@@ -88,7 +88,7 @@ async def test_a_follower_misses_nothing_and_hears_nothing_twice_when_its_connec
     async with flaky(served) as (way, client):
         events = client.events.follow()
         first = asyncio.ensure_future(anext(events))
-        while way.connections == 0:  # noqa: ASYNC110 - a fact of another task, within milliseconds
+        while way.connections == 0:
             await asyncio.sleep(0.005)
         names = [fresh("v") for _ in range(4)]
         heard: list[str] = []

@@ -138,7 +138,7 @@ async def test_a_client_that_goes_away_takes_its_command_along(served: Served, v
         assert await raw.recv() == b"\x01x"
         raw.transport.abort()
     async with asyncio.timeout(5):
-        while any("FakeProcess" in str(task.get_coro()) for task in asyncio.all_tasks()):  # noqa: ASYNC110
+        while any("FakeProcess" in str(task.get_coro()) for task in asyncio.all_tasks()):
             await asyncio.sleep(0.01)
 
 

@@ -194,7 +194,7 @@ def inflate(source: Path, out: Path, most: int) -> None:
     """gunzip by the standard library, which stops where we say. :raise Invalid: damaged, or over `most`."""
     try:
         with gzip.open(source, "rb") as packed, out.open("wb") as plain:
-            _pump(packed, plain, most)  # type: ignore[arg-type]
+            _pump(packed, plain, most)  # type: ignore[arg-type]  # a pipe that was asked for
     except (OSError, EOFError, zlib.error) as exc:
         if isinstance(exc, OSError) and not isinstance(exc, gzip.BadGzipFile):
             raise

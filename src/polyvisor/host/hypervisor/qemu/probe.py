@@ -54,7 +54,8 @@ async def runs_guest_code(binary: str, accel: str, cpu: str, limit: float) -> bo
         credentials = as_user(uid_of(0)) if os.geteuid() == 0 else []  # as the machines themselves
         argv = [
             *credentials, binary, "-accel", accel, "-cpu", cpu, "-machine", "pc", "-m", "16",
-            "-nodefaults", "-no-user-config", "-display", "none", "-bios", str(blob), "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
+            "-nodefaults", "-no-user-config", "-display", "none", "-bios", str(blob),
+            "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]  # fmt: skip
         try:
             done = await run(argv, timeout=limit, check=False)
