@@ -22,7 +22,7 @@ from polyvisor.host.paths import CONFIG, CONSOLE, JOURNAL, SEED, VMM_LOG, Paths
 from polyvisor.host.seed import write_seed
 from polyvisor.host.upkeep import Upkeep
 from polyvisor.host.watch import Watcher
-from polyvisor.model.faults import Fault, Invalid, NoCapacity, NotFound, Unavailable
+from polyvisor.model.faults import Busy, Fault, Invalid, NoCapacity, NotFound, Unavailable
 from polyvisor.model.guest import JournalRecord
 from polyvisor.model.host import Blueprint, Disk, HostReport, Observation, Sight
 from polyvisor.model.ids import HostId, InstanceId, machine_uuid
@@ -37,6 +37,7 @@ from polyvisor.ports.storage import Storage
 
 log = logging.getLogger("polyvisor.host")
 _ADOPT_LIMIT = 10.0
+_LAUNCHES = 5  # attempts, where other programs take the ports that were found free
 _OVERHEAD = Bytes(64 * MIB)  # what a hypervisor process needs beside the guest's memory
 
 
@@ -207,7 +208,8 @@ class LocalHost:
         if blueprint.spec.shape is Shape.FULL:
             return Machine(blueprint, here, disks, nic, seed=here / SEED)
         kernel, initrd = await self._boot.kernel()
-        return Machine(blueprint, here, disks, nic, kernel, initrd, guest_config(blueprint))
+        config = guest_config(blueprint, self._network.domain(blueprint))
+        return Machine(blueprint, here, disks, nic, kernel, initrd, config)
 
     async def launch(self, blueprint: Blueprint) -> RunRecord:
         """See Host. Facts that only we know are written down before the process can exist."""
@@ -216,7 +218,13 @@ class LocalHost:
             if await held.status() in (Sight.RUNNING, Sight.PAUSED, Sight.DEAF):
                 return held.record
             await self.kill(blueprint.id)
-        machine = await self._machine(blueprint)
+        for _ in range(_LAUNCHES - 1):
+            machine = await self._machine(blueprint)  # free host ports are chosen here
+            with contextlib.suppress(Busy):  # somebody was quicker at one of them
+                return await self._launch(blueprint, machine)
+        return await self._launch(blueprint, await self._machine(blueprint))
+
+    async def _launch(self, blueprint: Blueprint, machine: Machine) -> RunRecord:
         pending = runs.pending(machine, self._paths.instance(blueprint.id) / JOURNAL)
         runs.save(machine.directory, pending)
         await asyncio.to_thread(_write_private, machine.directory / CONFIG, machine.config)
