@@ -43,13 +43,13 @@ class Upkeep:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(EVERY)
             try:
                 await asyncio.to_thread(self._trim, list(self._vms))
                 await asyncio.to_thread(self._balance)
                 await self._go_on()
             except OSError as error:
                 log.warning("upkeep: %s", error)
+            await asyncio.sleep(EVERY)
 
     def _trim(self, ids: list[InstanceId]) -> None:
         for id in ids:

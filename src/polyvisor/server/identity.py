@@ -33,7 +33,7 @@ async def claim(data: Path, store: Store) -> None:
     async with store.read() as unit:
         instances, volumes = await unit.instances.all(), await unit.volumes.all()
     strange = _strange(data, {str(i.id) for i in instances} | {str(v.id) for v in volumes})
-    if strange or (instances or volumes) and not _any(data):
+    if strange or ((instances or volumes) and not _any(data)):
         what = f"{data} holds {strange[0]}, which it does not know" if strange else f"their files are not in {data}"
         raise WrongState(
             f"the store (host {id}) has instances or volumes, or should have: {what}. If this really is its "
