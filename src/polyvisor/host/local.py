@@ -77,6 +77,7 @@ class LocalHost:
         self._deaf: dict[InstanceId, RunRecord] = {}  # processes that are there and could not be taken over yet
         self._mounts: dict[InstanceId, dict[str, Disk]] = {}
         self._watcher = Watcher()
+        self._warming: asyncio.Task[None] | None = None
         self._upkeep = Upkeep(paths, storage, self._vms, self._watcher.hint)
         self._network_mode = type(network).__name__.removesuffix("Network").lower()
 
@@ -102,8 +103,16 @@ class LocalHost:
         """See Host. A process without a record is found by its uuid: the crash came before the record was saved."""
         found = self._find()
         self._upkeep.start()
+        self._warming = asyncio.create_task(self._warm_up(), name="warm-up")
         await self._network.start([blueprint for blueprint, _ in records])
         await asyncio.gather(*(self._take_over(blueprint, record, found) for blueprint, record in records))
+
+    async def _warm_up(self) -> None:
+        """What every guest boots from is made before the first one is asked for."""
+        try:
+            await self._boot.kernel()
+        except Fault as fault:
+            log.warning("micro guests cannot boot here: %s %s", fault.public, fault.private)
 
     def _find(self) -> dict[str, int]:
         return {uuid: pid for pid, uuid in self._hypervisor.find()}
@@ -353,6 +362,9 @@ class LocalHost:
 
     async def close(self, *, idle: bool) -> None:
         """See Host."""
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
         await self._upkeep.close()
         await self._watcher.close()
         for vm in self._vms.values():
