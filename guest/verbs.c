@@ -359,7 +359,7 @@ int set_network(struct pairs settings)
     if (address && !failed) {
         int length = snprintf(text, sizeof text, "nameserver %s\n", pairs_find(settings, "dns", "127.0.0.1"));
         if (search && length < (int)sizeof text)
-            snprintf(text + length, sizeof text - length, "search %s\n", search);
+            snprintf(text + length, sizeof text - (size_t)length, "search %s\n", search);
         unlink("/etc/resolv.conf"); /* an image may have a link that leads nowhere */
         failed = !write_text("/etc/resolv.conf", text) || !first_link(name, sizeof name, MOUNT_PATIENCE_MS) ||
                  set_address(sock, name, address, pairs_find(settings, "gateway", "0.0.0.0"));
