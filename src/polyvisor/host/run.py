@@ -55,6 +55,7 @@ async def run(  # noqa: PLR0913 - the one front door: every knob of a helper is 
     cwd: Path | None = None,
     max_output: int = 8 * 2**20,
     limits: Limits | None = None,
+    fds: Sequence[int] = (),
     check: bool = True,
 ) -> Completed:
     """Run `argv` to its end; output beyond `max_output` bytes per stream kills it.
@@ -72,6 +73,7 @@ async def run(  # noqa: PLR0913 - the one front door: every knob of a helper is 
             env=env,
             cwd=cwd,
             start_new_session=True,
+            pass_fds=tuple(fds),
         )
     except FileNotFoundError as exc:
         raise Unsupported(f"{argv[0]} is not installed on this host", private=str(exc)) from exc
