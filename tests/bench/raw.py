@@ -25,6 +25,7 @@ LIMIT = 60.0
 _SET = re.compile(r"fd=(\d+),set=(\d+)")
 _SOCKET = re.compile(r"socket,id=([\w-]+),fd=(\d+),")
 _FILE = re.compile(r"/proc/self/fd/(\d+)")
+_NETWORK = re.compile(r"addr\.str=(\d+)")
 _NAMES = {"qmp": QMP_SOCKET, "agent": AGENT_SOCKET, "console": "console.sock"}
 
 Words = list[str]
@@ -125,6 +126,11 @@ class Twin:
             listeners.append(listen_unix(folder / _NAMES[name]))
             opened[number] = listeners[-1].fileno()
             return word.replace(f"fd={number},", f"fd={opened[number]},")
+        if match := _NETWORK.search(word):  # a wire whose other end is held and says nothing
+            ends = socket.socketpair()
+            listeners.extend(ends)
+            opened[match[1]], opened["far end"] = (end.fileno() for end in ends)  # the process holds both
+            return word.replace(match[0], f"addr.str={ends[0].fileno()}")
         if match := _FILE.search(word):
             key = "config" if word.startswith("name=") else words[words.index(word) - 1].lstrip("-")
             opened[match[1]] = self._open(key, folder)
