@@ -138,7 +138,6 @@ def test_every_field_that_is_read_has_two_values_among_the_goldens() -> None:
 # Read as well, and not of the command line's making.
 CONSTANT = {
     ("Machine", "directory"): "files are opened by us",
-    ("Machine", "initrd"): "opened by us",
     ("Facts", "ovmf_code"): "opened by us",
     ("Blueprint", "disks"): "the machine's field of that name",
 }
