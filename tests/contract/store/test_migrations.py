@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from contract.store.things import projects
 from polyvisor.model.faults import Unsupported
-from polyvisor.store import engines, open_store
+from polyvisor.store import engines, migrations, open_store
+from polyvisor.store.migrations import scripts
 from polyvisor.store.tables import metadata
 
 
@@ -49,3 +54,15 @@ async def test_a_newer_database_is_left_alone(empty_url: str) -> None:
     await engine.dispose()
     with pytest.raises(Unsupported):
         await open_store(empty_url)
+
+
+def test_files_are_named_after_their_revisions() -> None:
+    directory = ScriptDirectory.from_config(scripts.config())
+    assert migrations.head() == directory.get_current_head()
+    for revision in directory.walk_revisions():
+        assert Path(revision.path).name.startswith(f"{revision.revision}_")
+
+
+def test_alembic_is_not_loaded_with_the_store() -> None:
+    code = "import sys, polyvisor.server.serve; sys.exit('alembic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -10,15 +10,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import URL
 
-from polyvisor.model.faults import Unsupported
 from polyvisor.store import engines
+
+_VERSIONS = Path(__file__).parent / "versions"
 
 
 def upgrade(url: URL) -> None:
@@ -33,31 +30,26 @@ async def _upgrade(url: URL) -> None:
     engine = engines.writer(url)
     try:
         async with engine.begin() as connection:
-            await connection.run_sync(run)
+            await connection.run_sync(_run)
     finally:
         await engine.dispose()
 
 
-def run(connection: Connection) -> None:
-    """Upgrade over an open transaction."""
-    script = ScriptDirectory.from_config(config())
-    present = _present(connection)
-    if present == script.get_current_head():
+def _run(connection: Connection) -> None:
+    if _present(connection) == head():
         return
-    if present is not None and present not in {revision.revision for revision in script.walk_revisions()}:
-        raise Unsupported("the records were written by a newer version of polyvisor")
-    here = config()
-    here.attributes["connection"] = connection
-    command.upgrade(here, "head")
+    from polyvisor.store.migrations import scripts  # most starts have nothing to upgrade
+
+    scripts.run(connection)
 
 
-def config() -> Config:
-    """Alembic's settings, without a file of its own."""
-    here = Config()
-    here.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    here.set_main_option("path_separator", "os")
-    return here
+def head() -> str:
+    """The latest revision: files are named after theirs."""
+    return max(path.name for path in _VERSIONS.glob("[0-9]*_*.py")).partition("_")[0]
 
 
 def _present(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found
