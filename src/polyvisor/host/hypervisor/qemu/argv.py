@@ -18,8 +18,6 @@ from polyvisor.model.units import MIB
 from polyvisor.ports.hypervisor import DiskFile, Machine, TapNic
 
 FREE_PORTS = {Shape.MICRO: 4, Shape.FULL: 8}  # for disks to come; those there at launch have a port each as well
-_FIRST_PLACE = 0x10  # on the bus; what has no place of its own stays below
-_FUNCTIONS = 8
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _KERNEL_LINE = (
     "console=ttyS0 panic=-1 cryptomgr.notests tsc=reliable init_on_alloc=0 lsm= rcupdate.rcu_expedited=1 "
@@ -119,7 +117,7 @@ def argv(machine: Machine, facts: Facts, fds: Mapping[str, int]) -> list[str]:
     line += [*_seed(machine, sets), *_nic(machine, sets)]
     line += ["-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0", "-device", "pvpanic-pci"]
     for slot in range(FREE_PORTS[spec.shape] + len(volumes)):  # last, so that the rest keeps its place on the bus
-        line += ["-device", _port(slot)]
+        line += ["-device", f"pcie-root-port,id={port_of(slot)},chassis={slot + 1},slot={slot + 1}"]
     for slot, disk in enumerate(volumes):
         line += _disk(disk, sets, f"id={plug_of(slot, disk.serial)},bus={port_of(slot)}")
     return line
@@ -128,13 +126,6 @@ def argv(machine: Machine, facts: Facts, fds: Mapping[str, int]) -> list[str]:
 def port_of(slot: int) -> str:
     """The id of a port that a disk can be plugged into."""
     return f"hp{slot}"
-
-
-def _port(slot: int) -> str:
-    """A port to plug into. Eight share a place on the bus: a guest's kernel looks through places, which takes time."""
-    device, function = divmod(slot, _FUNCTIONS)
-    place = f"multifunction=on,addr={_FIRST_PLACE + device:#x}.{function}"
-    return f"pcie-root-port,id={port_of(slot)},chassis={slot + 1},slot={slot + 1},{place}"
 
 
 def plug_of(slot: int, serial: str) -> str:
