@@ -27,7 +27,7 @@ GROUPS = {
         "create → ready", "raw boot → agent's first answer", "create → first exec answered", "graceful stop", "delete",
     ),
     "round-trips": ("QMP round trip", "agent ping", "exec of true"),
-    "throughput": ("exec: stdin → cat → stdout, 64 MiB", "file written, 64 MiB", "file read, 64 MiB"),
+    "throughput": ("exec: stdin → cat → stdout, 64 MiB", "file written, 32 MiB", "file read, 32 MiB"),
     "adopt": ("start with 10 VMs to adopt",),
     "crowd": (
         "creates, 200 at once", "GET one of 1,000", "list of 1,000", "memory with 1,000 instances",

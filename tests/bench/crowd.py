@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from dataclasses import replace
@@ -195,9 +196,11 @@ class _Plain:
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.readuntil(b"\r\n\r\n"):
-            writer.write(self._answer)
-            await writer.drain()
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # the client is done
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(self._answer)
+                await writer.drain()
+        writer.close()
 
 
 async def _multiply(data: Path, more: int) -> None:
