@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from polyvisor.client import Client
+from polyvisor.wire.native import PullProgress
 from real.guests import Guests
+from real.registries import registry_in
 from serving import Server, await_gone, machines_of
 
 
@@ -28,6 +31,24 @@ def finish(server: Server) -> None:
     server.cli("rm", "--all", "--force", check=True)
     assert server.stop() == 0
     await_gone(machines_of(server.data))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry on loopback that lives for the whole session, as `host:port`."""
+    with registry_in(tmp_path_factory.mktemp("registry")) as where:
+        yield where
+
+
+@pytest.fixture(scope="session")
+def debian(base: Server) -> list[PullProgress]:
+    """`debian-12` on `base`, built at the first use; what was told of it meanwhile."""
+
+    async def pull() -> list[PullProgress]:
+        async with base.client() as client:
+            return [said async for said in client.images.pull("debian-12")]
+
+    return asyncio.run(pull())
 
 
 @pytest.fixture

@@ -7,13 +7,10 @@ import contextlib
 import gzip
 import json
 import os
-import shutil
-import socket
 import struct
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +22,7 @@ from polyvisor.model.ids import Digest
 from polyvisor.model.image import Image, ImageKind, ImageState
 from polyvisor.model.units import GIB, KIB, MIB
 from real.archives import as_tar, docker_save, entry, oci_layout, sha
+from real.registries import push
 
 CAPABILITY = b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\xff\xfe\n\x00\x00\x00\x00\x00\x00\x00"
 LOWER = [
@@ -160,38 +158,6 @@ async def test_blobs_that_are_not_what_they_say_are_refused(images: LocalImages,
     await refused(images, other, "foreign|damaged")
     arm = oci_layout(tmp_path / "arm", LOWER, arch="s390x")
     await refused(images, arm, "s390x|damaged", Fault)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Debian's docker-registry on a free loopback port."""
-    if not shutil.which("docker-registry"):
-        pytest.skip("docker-registry is not installed")
-    root = tmp_path_factory.mktemp("registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    store = {"filesystem": {"rootdirectory": str(root / "store")}}
-    settings = {"version": "0.1", "storage": store, "http": {"addr": f"127.0.0.1:{port}"}}
-    (root / "config.yml").write_text(json.dumps(settings))  # JSON is YAML
-    argv = ["docker-registry", "serve", str(root / "config.yml")]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def push(layout: Path, where: str) -> str:
-    """The digest that the registry has it under."""
-    argv = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]
-    subprocess.run([*argv, f"oci:{layout}", f"docker://{where}"], check=True, capture_output=True)
-    return str(json.loads((layout / "index.json").read_text())["manifests"][0]["digest"])
 
 
 async def test_a_pull_tells_its_progress_and_keeps_the_registrys_digest(
