@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import tarfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,20 +40,18 @@ def left(server: Server) -> dict[str, list[str]]:
 
 def refuse(server: Server, file: Path, why: str, kind: str = "Invalid", field: str = "image") -> None:
     """Both doors refuse it, by name, and everything is as it was before."""
-    before, around = left(server), listed(file.parent)
+    name, before, around = "t" + uuid.uuid4().hex[:10], left(server), listed(file.parent)
+    how: dict[str, Any] = {"headers": {"X-API-Key": server.facts["api_key"]}, "timeout": 120, "trust_env": False}
+    images = f"{server.facts['url']}/api/v1/images"
     with file.open("rb") as body:
-        answer = httpx.put(
-            f"{server.facts['url']}/api/v1/images", params={"name": "evil"}, content=body, timeout=120,
-            headers={"X-API-Key": server.facts["api_key"]}, trust_env=False,
-        )  # fmt: skip
-    said: dict[str, Any] = answer.json()
-    assert (answer.status_code, said["kind"], said["field"]) == (422, kind, field), said
+        answer = httpx.put(images, params={"name": name}, content=body, **how)
+    said: dict[str, Any] = {key: value for key, value in answer.json().items() if value is not None}
+    assert (answer.status_code, said.get("kind"), said.get("field")) == (422, kind, field), said
     assert why in said["message"], said
-    done = server.cli("images", "import", "evil", str(file), "--json")
+    done = server.cli("images", "import", name, str(file), "--json")
     assert (done.returncode, json.loads(done.stderr)) == (1, said)
     assert (left(server), listed(file.parent)) == (before, around)
-    assert server.cli("inspect", "evil").returncode != 0
-    assert "evil" not in server.cli("images", "ls", check=True).stdout.decode()
+    assert httpx.get(f"{images}/{name}", **how).status_code == 404
 
 
 # -- tars ------------------------------------------------------------------------------------------------------------
@@ -82,8 +81,9 @@ LAYERS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     "a name too long": ([entry("x" * 300, b"x")], "too long a name"),
     "a file as a parent": ([entry("a", b"x"), entry("a/b", b"x")], "a parent that is not a directory"),
     "an owner out of range": ([entry("x", b"x", uid=2**33)], "an owner out of range"),
-    "too many names": (
-        [entry("/".join(["d" * 250] * 15) + f"/{n}", b"") for n in range(35_000)], "size of names and attributes",
+    "too many attributes": (
+        [entry(f"{n}", pax_headers={"SCHILY.xattr.user.a": "x" * 65_000}) for n in range(2_100)],
+        "size of names and attributes",
     ),
 }  # fmt: skip
 
@@ -155,7 +155,7 @@ def _pointing(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (_damaged, "damaged"), (_mislabelled, "damaged"), (_linked, "damaged"), (_foreign, "foreign"),
+        (_damaged, "damaged"), (_mislabelled, "damaged"), (_linked, "damaged"), (_foreign, "damaged"),
         (_bomb, "packed more than once"), (_plain_tar, "neither of docker save nor an OCI layout"),
         (_pointing, "damaged"),
     ],
@@ -214,7 +214,7 @@ def _looping(root: Path) -> Path:
     path = made(root)
     with path.open("r+b") as file:
         file.seek(0x30000)
-        file.write(struct.pack(">Q", 1 << 63 | 0xFFFFFFFF0000))
+        file.write(struct.pack(">Q", 1 << 63 | 0x30200))
     return path
 
 

@@ -62,8 +62,9 @@ def imported(server: Server, archive: Path) -> Iterator[str]:
 def ran(server: Server, image: str, *words: str, flags: tuple[str, ...] = ()) -> Iterator[tuple[int, str, str]]:
     """(exit code, output, name) of a foreground run; the instance is gone afterwards."""
     name = fresh()
-    argv = ["run", image, "--name", name, *flags, *(["--", *words] if words else [])]
-    done = server.cli(*argv, timeout=240)
+    options = ["--name", name, *flags]
+    argv = [image, *options, "--", *words] if words else [*options, image]  # without `--` words after it are its own
+    done = server.cli("run", *argv, timeout=240)
     try:
         yield done.returncode, done.stdout.decode() + (done.stderr.decode() if done.returncode else ""), name
     finally:
@@ -265,7 +266,7 @@ async def test_a_tenant_cannot_have_the_server_ask_its_neighbours(base: Server, 
     said = set()
     async with await tenant(base) as stranger:
         for host in (registry, "127.1.2.3:5000", "localhost:1", "[::1]:5000", "10.0.0.1", "169.254.169.254:80",
-                     "[fd00::1]:5000", "[::ffff:127.0.0.1]:80", "no-such-name.invalid"):  # fmt: skip
+                     "[fd00::1]:5000", "[::ffff:7f00:1]:80", "no-such-name.invalid"):  # fmt: skip
             answer = await stranger.post("/api/v1/images/pull", json={"name": f"{host}/team/app:1"})
             assert (answer.status_code, answer.json()["kind"]) == (403, "Forbidden"), (host, answer.text)
             said.add(answer.json()["message"].replace(host, "X"))
