@@ -7,8 +7,6 @@ bound to the interface of the default route, since a guest may put any address o
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +18,6 @@ from polyvisor.ports.hypervisor import UserNic
 
 _LIMIT = 10.0
 _ROUTES = Path("/proc/self/net/route")
-_RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))  # the second holds what a stub asks
 
 
 def outbound() -> str | None:
@@ -30,23 +27,6 @@ def outbound() -> str | None:
     return min(default, key=lambda row: int(row[6]))[0] if default else None
 
 
-def resolver(files: Sequence[Path] = _RESOLVERS) -> str | None:
-    """Whom the host asks for names over IPv4: the first that guests can reach, since one on loopback they cannot."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            for line in file.read_text().splitlines():
-                words = line.split()
-                if words[:1] == ["nameserver"] and words[1:] and _is_outside(words[1]):
-                    return words[1]
-    return None
-
-
-def _is_outside(text: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return not ipaddress.IPv4Address(text).is_loopback
-    return False
-
-
 def argv(fd: int, nic: UserNic, address: Address, way_out: str | None, uid: int | None) -> list[str]:
     """The command line. Without a way out only the forwards work: outbound protocols have nothing to be bound to."""
     line = [
@@ -54,8 +34,6 @@ def argv(fd: int, nic: UserNic, address: Address, way_out: str | None, uid: int 
         "--gateway", address.gateway, "--mac-addr", "02:00:00:00:00:02", "--no-map-gw", "--no-dhcp-search",
         "--dns-forward", address.dns, "--interface", way_out or "lo", "--outbound-if4", way_out or "lo",
     ]  # fmt: skip
-    if (server := resolver()) is not None:
-        line += ["--dns", server]
     if uid is not None:
         line += ["--runas", f"{uid}:{uid}"]
     for protocol, host, guest in nic.forwards:

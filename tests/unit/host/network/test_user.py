@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -51,11 +50,3 @@ def test_passt_leads_in_by_loopback_and_out_by_one_interface() -> None:
     words = " ".join(line)
     assert "--no-map-gw" in line and "--outbound-if4 eth0" in words and "--runas 200001:200001" in words
     assert "--tcp-ports 127.0.0.1/18000:80" in words and "--udp-ports 127.0.0.1/19000:53" in words
-
-
-def test_a_resolver_on_loopback_is_passed_over(tmp_path: Path) -> None:
-    stub, real = tmp_path / "stub", tmp_path / "real"
-    stub.write_text("# a comment\nnameserver 127.0.0.53\nnameserver fe80::1\nsearch x\n")
-    assert passt.resolver([stub, real]) is None
-    real.write_text("nameserver\nnameserver 192.0.2.53\n")
-    assert passt.resolver([stub, real]) == "192.0.2.53"
