@@ -248,9 +248,9 @@ static void conclude(struct process *process)
         say(RESULT, 0, process->channel, process->result.data, process->result.size);
         return;
     }
-    if (process->timed_out)
+    if (process->timed_out) {
         pairs_add(&result, "timed_out", "1");
-    if (WIFSIGNALED(process->status)) {
+    } else if (WIFSIGNALED(process->status)) {
         snprintf(number, sizeof number, "%d", WTERMSIG(process->status));
         pairs_add(&result, process->is_verb ? "error" : "signal", process->is_verb ? "internal" : number);
     } else if (!process->is_verb) {

@@ -77,7 +77,7 @@ class LocalHost:
         self._deaf: dict[InstanceId, RunRecord] = {}  # processes that are there and could not be taken over yet
         self._mounts: dict[InstanceId, dict[str, Disk]] = {}
         self._watcher = Watcher()
-        self._upkeep = Upkeep(paths, storage, self._vms)
+        self._upkeep = Upkeep(paths, storage, self._vms, self._watcher.hint)
         self._network_mode = type(network).__name__.removesuffix("Network").lower()
 
     async def report(self) -> HostReport:

@@ -46,6 +46,11 @@ class Paths:
         return self.root / "network"
 
     @property
+    def ballast(self) -> Path:
+        """Room that is kept for when there is none."""
+        return self.root / "ballast"
+
+    @property
     def run(self) -> Path:
         """What a helper under a uid of its own must read: the data directory is closed to it. Gone after a boot."""
         return Path("/run") / f"polyvisor-{hashlib.sha256(bytes(self.root.absolute())).hexdigest()[:12]}"

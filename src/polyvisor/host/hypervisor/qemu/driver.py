@@ -62,7 +62,7 @@ class Qemu:
     name = "qemu"
 
     def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+        self.facts = facts
         self.version = facts.version
         self.accelerator = facts.accelerator.name
         self.refused = facts.accelerator.refused
@@ -78,13 +78,13 @@ class Qemu:
         uid = uid_of(machine.blueprint.number) if os.geteuid() == 0 else None
         self._make_nvram(machine)
         with _Handles() as handles:
-            fds = handles.open(machine, self._facts, uid)
+            fds = handles.open(machine, self.facts, uid)
             await handles.join(machine, fds, uid)
             log = handles.log(machine)
-            line = argv(machine, self._facts, fds)
+            line = argv(machine, self.facts, fds)
             process = await start(line, fds=sorted(fds.values()), log=log, uid=uid)
         record = record_of(
-            process.pid, machine_uuid(machine.blueprint.id), binary=self._facts.binary, version=self.version,
+            process.pid, machine_uuid(machine.blueprint.id), binary=self.facts.binary, version=self.version,
             accelerator=self.accelerator,
         )  # fmt: skip
         try:
@@ -114,9 +114,9 @@ class Qemu:
     def _make_nvram(self, machine: Machine) -> None:
         vars_file = machine.directory / NVRAM
         if machine.blueprint.spec.firmware is Firmware.UEFI and not vars_file.exists():
-            assert self._facts.ovmf_vars
+            assert self.facts.ovmf_vars
             part = vars_file.with_suffix(".part")
-            shutil.copyfile(self._facts.ovmf_vars, part)
+            shutil.copyfile(self.facts.ovmf_vars, part)
             part.rename(vars_file)
 
     async def adopt(self, machine: Machine, record: RunRecord) -> QemuVm:
@@ -137,7 +137,7 @@ class Qemu:
         return record_of(
             pid,
             machine_uuid(machine.blueprint.id),
-            binary=self._facts.binary,
+            binary=self.facts.binary,
             version="",
             accelerator=self.accelerator,
         )
