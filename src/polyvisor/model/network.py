@@ -53,13 +53,13 @@ def bridge_address(network: Network, id: InstanceId, taken: Collection[str]) -> 
     :raise NoCapacity: the subnet is full.
     """
     used = set(taken)
-    free = next((ip for ip in list_hosts(network) if ip not in used), None)
+    free = next((ip for ip in addresses(network) if ip not in used), None)
     if free is None:
         raise NoCapacity("the network has no free address")
     return Address(mac_of(id), free, network.subnet.prefixlen, network.gateway, network.gateway)
 
 
-def list_hosts(network: Network) -> Iterator[str]:
+def addresses(network: Network) -> Iterator[str]:
     """The addresses that may be given to instances, in order, one at a time: a subnet may hold millions."""
     first = int(network.subnet.network_address) + 10
     last = int(network.subnet.broadcast_address)

@@ -9,7 +9,7 @@ import pytest
 
 from polyvisor.model.faults import NoCapacity
 from polyvisor.model.ids import InstanceId
-from polyvisor.model.network import Network, NetworkMode, bridge_address, list_hosts, mac_of
+from polyvisor.model.network import Network, NetworkMode, addresses, bridge_address, mac_of
 
 I = InstanceId("i" * 24)  # noqa: E741 - short on purpose
 
@@ -20,7 +20,7 @@ def network(subnet: str) -> Network:
 
 def test_the_lowest_free_address_is_given() -> None:
     net = network("10.77.0.0/16")
-    first = list(itertools.islice(list_hosts(net), 3))
+    first = list(itertools.islice(addresses(net), 3))
     assert first == ["10.77.0.10", "10.77.0.11", "10.77.0.12"]
     given = bridge_address(net, I, [first[0], first[2]])
     assert (given.ip, given.prefix, given.gateway, given.dns) == (first[1], 16, "10.77.0.1", "10.77.0.1")
@@ -28,9 +28,9 @@ def test_the_lowest_free_address_is_given() -> None:
 
 def test_a_full_subnet_has_no_room() -> None:
     net = network("192.0.2.0/28")
-    assert list(list_hosts(net))[-1] == "192.0.2.14"
+    assert list(addresses(net))[-1] == "192.0.2.14"
     with pytest.raises(NoCapacity):
-        bridge_address(net, I, list(list_hosts(net)))
+        bridge_address(net, I, list(addresses(net)))
 
 
 def test_a_mac_is_local_and_for_one() -> None:
