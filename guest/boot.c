@@ -305,6 +305,7 @@ static void boot(void)
         give_up("network");
     mount_volumes();
     workload_start(open_port("polyvisor.journal", PATIENCE_MS));
+    dprintf(2, "polyvisor: %s is up\n", pairs_find(config, "hostname", "the guest"));
     close(late);
 }
 

@@ -212,11 +212,18 @@ static void take(void *context, const struct frame *frame)
 
 /* -- what children say ------------------------------------------------------------------------------------- */
 
+/* Whether more of a stream is wanted now. The workload's goes to the journal, whatever the host does. */
+static bool is_wanted(const struct process *process, int stream)
+{
+    bool has_room = !process->channel || outgoing.size < BACKLOG_MOST;
+    return process->fd[stream] >= 0 && process->window[stream] > 0 && has_room;
+}
+
 /* What a stream has, as far as its credit goes. At its end it is closed. */
 static void listen_to(struct process *process, int stream)
 {
     uint8_t bytes[CHUNK];
-    while (process->fd[stream] >= 0 && process->window[stream] > 0 && outgoing.size < BACKLOG_MOST) {
+    while (is_wanted(process, stream)) {
         size_t most = process->window[stream] < CHUNK ? (size_t)process->window[stream] : CHUNK;
         ssize_t got = read(process->fd[stream], bytes, most);
         if (got < 0 && errno == EINTR)
@@ -248,9 +255,9 @@ static void conclude(struct process *process)
         say(RESULT, 0, process->channel, process->result.data, process->result.size);
         return;
     }
-    if (process->timed_out)
+    if (process->timed_out) {
         pairs_add(&result, "timed_out", "1");
-    if (WIFSIGNALED(process->status)) {
+    } else if (WIFSIGNALED(process->status)) {
         snprintf(number, sizeof number, "%d", WTERMSIG(process->status));
         pairs_add(&result, process->is_verb ? "error" : "signal", process->is_verb ? "internal" : number);
     } else if (!process->is_verb) {
@@ -332,8 +339,8 @@ static nfds_t collect(struct pollfd *polled, int signals, bool away)
     for (struct process *process = processes; process; process = process->next) {
         if (process->fd[IN] >= 0 && process->input.size)
             polled[count++] = (struct pollfd){.fd = process->fd[IN], .events = POLLOUT};
-        for (int stream = OUT; stream <= ERR && outgoing.size < BACKLOG_MOST; stream++)
-            if (process->fd[stream] >= 0 && process->window[stream] > 0)
+        for (int stream = OUT; stream <= ERR; stream++)
+            if (is_wanted(process, stream))
                 polled[count++] = (struct pollfd){.fd = process->fd[stream], .events = POLLIN};
     }
     return count;

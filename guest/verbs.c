@@ -350,13 +350,16 @@ static void name_host(const char *hostname, const char *address)
 
 int set_network(struct pairs settings)
 {
-    char name[IFNAMSIZ], text[128];
+    char name[IFNAMSIZ], text[512];
     const char *address = pairs_find(settings, "address", NULL), *hostname = pairs_find(settings, "hostname", NULL);
+    const char *search = pairs_find(settings, "search", NULL);
     int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), failed = raise_link(sock, "lo");
     if (hostname)
         name_host(hostname, address ? address : "127.0.1.1");
     if (address && !failed) {
-        snprintf(text, sizeof text, "nameserver %s\n", pairs_find(settings, "dns", "127.0.0.1"));
+        int length = snprintf(text, sizeof text, "nameserver %s\n", pairs_find(settings, "dns", "127.0.0.1"));
+        if (search && length < (int)sizeof text)
+            snprintf(text + length, sizeof text - (size_t)length, "search %s\n", search);
         unlink("/etc/resolv.conf"); /* an image may have a link that leads nowhere */
         failed = !write_text("/etc/resolv.conf", text) || !first_link(name, sizeof name, MOUNT_PATIENCE_MS) ||
                  set_address(sock, name, address, pairs_find(settings, "gateway", "0.0.0.0"));

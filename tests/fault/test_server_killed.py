@@ -82,7 +82,7 @@ async def _busy(server: Server) -> None:
 
 
 async def _create(server: Server, name: str, wait: str = "accepted") -> str:
-    body = {"name": name, "image": "busybox", "memory": "64M", "disk": "64M"}
+    body = {"name": name, "image": "busybox", "memory": "96M", "disk": "64M"}
     answer = await server.http.post("/api/v1/instances", json=body, params={"wait": wait})
     assert answer.status_code == 201, answer.text
     return name

@@ -150,7 +150,7 @@ async def test_a_change_takes_these_steps(name: str, world: World) -> None:
     await world.check(operation.instance)
 
 
-async def _refused(world: World, change: Change, step: StepName, id: InstanceId) -> None:
+async def assert_refused(world: World, change: Change, step: StepName, id: InstanceId) -> None:
     """It failed and is as before, or that step was not needed and it went on."""
     if step in change.kept:
         await world.noted(id, S.PRESS)
@@ -172,7 +172,7 @@ async def test_a_refused_step_is_taken_back(name: str, step: StepName, when: str
     id = await change.given(world)
     world.traps.append(Trap(when, step, NoCapacity("scripted")))
     asked = await change.ask(world, id)
-    await _refused(world, change, step, asked.instance.id)
+    await assert_refused(world, change, step, asked.instance.id)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -205,7 +205,7 @@ async def test_an_undo_that_is_disturbed_is_done_to_its_end(
     asked = await change.ask(world, id)
     if isinstance(what, Crash):
         await world.reborn()
-    await _refused(world, change, last, asked.instance.id)
+    await assert_refused(world, change, last, asked.instance.id)
 
 
 @pytest.mark.parametrize("what", [NoCapacity("scripted"), Crash()], ids=["refused", "killed"])

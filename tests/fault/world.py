@@ -93,11 +93,7 @@ class World:
         self.dead.clear()
         self.paths.make()
         self.store = self.wrap(await open_store(f"sqlite:///{self.paths.root / 'store.db'}"))
-        self.hypervisor = FakeHypervisor(self.paths.instances, self.knob, self.boot_id)
-        self.host = LocalHost(
-            await self.store.host_id(), self.paths, self.hypervisor, FakeStorage(self.paths),
-            Switchboard(self.plugged), FakeImages(self.paths.images), FakeBoot(self.paths.boot), self.boot_id,
-        )  # fmt: skip
+        self.host = await self.make_host()
         network = Network(NetworkMode.USER, Config().default_network().subnet)
         self.engine = Engine(self.store, self.host, network, self.clock, self.paths.root)
         self.waits = Waits(self.store)
@@ -105,6 +101,18 @@ class World:
         self.reconciler.pause = 0.01
         self.reconciler.runner.hook = self._hook
         await self.reconciler.start()
+
+    async def make_host(self) -> LocalHost:
+        """What machines run on."""
+        self.hypervisor = FakeHypervisor(self.paths.instances, self.knob, self.boot_id)
+        return LocalHost(
+            await self.store.host_id(), self.paths, self.hypervisor, FakeStorage(self.paths),
+            Switchboard(self.plugged), FakeImages(self.paths.images), FakeBoot(self.paths.boot), self.boot_id,
+        )  # fmt: skip
+
+    def has_process(self, id: InstanceId) -> bool:
+        """Whether a machine of it is there, whatever anybody remembers."""
+        return read_facts(self.paths.instance(id) / "fake.json", self.boot_id) is not None
 
     def _hook(self, when: str, step: StepName) -> None:
         self.log.append((when, step))
@@ -163,7 +171,7 @@ class World:
 
     def wanted(self, **more: object) -> Create:
         """What to ask for."""
-        usual: dict[str, object] = {"image": "busybox", "memory": Bytes(64 * MIB), "disk": Bytes(64 * MIB)}
+        usual: dict[str, object] = {"image": "busybox", "memory": Bytes(96 * MIB), "disk": Bytes(64 * MIB)}
         return Create(**(usual | more))  # type: ignore[arg-type]  # a test knows what it asks for
 
     async def volume(self, name: str = "data") -> Volume:
@@ -230,12 +238,12 @@ class World:
         except Fault:
             assert not folder.exists()
             assert id not in self.plugged
-            assert self.hypervisor.find() == []
+            assert not self.has_process(id)
         else:
             up = instance.observed.phase in UP
             assert instance.settled
             assert instance.operation is None
-            assert (read_facts(folder / "fake.json", self.boot_id) is not None) == up
+            assert self.has_process(id) == up
             assert (folder / "run.json").exists() == up
             assert (instance.observed.run is not None) == up
             assert up <= (id in self.plugged) <= (up or instance.observed.phase is Phase.PREPARED)

@@ -75,6 +75,12 @@ class Guests:
                 await self.client.instances.delete(instance.id, force=True)
 
 
+def make_boot_files(server: Server) -> None:
+    """Kernel and the like, which a server in a namespace of its own could not fetch: shared with it."""
+    with lasting(server):
+        pass
+
+
 @contextmanager
 def lasting(server: Server, image: str = "busybox", **fields: Any) -> Iterator[str]:
     """The id of a guest that outlives one test."""

@@ -133,15 +133,15 @@ def test_what_the_image_says_of_its_workload_is_honoured(base: Server, tmp_path:
         entry("etc/group", b"root:x:0:\nweb:x:8:\nmore:x:9:web\n"),
         entry("srv/here", b""),
     ]
-    script = 'echo "$0 $* in $(pwd) as $(id -u):$(id -g), $A $EMPTY."; env | sort'
+    script = 'echo "$0 $* in $(pwd) as $(id -u):$(id -g), $A $EMPTY."'
     says = {
         "Entrypoint": ["sh", "-c", script, "zero"], "Cmd": ["one", "two"], "WorkingDir": "srv", "User": "web",
         "Env": ["PATH=/bin", "A=b=c", "EMPTY=", "FOO.BAR=dotted", "=nameless"],
     }  # fmt: skip
     with imported(base, saved(tmp_path, shell(*people), **says)) as image:
         said = output(base, image)
-        assert said.startswith("zero one two in /srv as 7:8, b=c .\n")
-        assert "FOO.BAR=dotted\n" in said
+        assert said == "zero one two in /srv as 7:8, b=c .\n"
+        assert "FOO.BAR=dotted\n" in output(base, image, flags=("--entrypoint", "env"))  # a shell would drop it
         assert output(base, image, "three", flags=("-e", "A=mine")).startswith("zero three in /srv as 7:8, mine .\n")
         entry_point = ("--entrypoint", "id", "--user", "0")
         assert output(base, image, flags=entry_point).startswith("uid=0(root) gid=0(root)")

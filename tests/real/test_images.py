@@ -188,6 +188,7 @@ async def test_pulls_of_one_image_are_done_once(tmp_path: Path, registry: str) -
     # One writing, told to all that wait under the name that came first: six say `a`, three say `b`.
     assert told.count("writing the root file system") in (3, 6)
     assert len(await images.list()) == 1
+    assert not images._locks  # nobody waits for one any more
     asking = asyncio.Event()
     first = asyncio.create_task(images.pull("a:1", lambda text, fraction: asking.set()))
     await asking.wait()

@@ -46,14 +46,14 @@ async def test_kill_9_of_the_server_with_ten_running_and_one_of_each_under_way(a
     server = another()
     async with server.client() as client:
         guests = Guests(client)
-        ten = await asyncio.gather(*(guests.boot(memory="64M", timeout=300) for _ in range(10)))
+        ten = await asyncio.gather(*(guests.boot(memory="96M", timeout=300) for _ in range(10)))
         boots = await asyncio.gather(*(sh(client, vm.id, BOOT_ID) for vm in ten))
-        stopped = await guests.make(power="off", wait="launched", name="starting", memory="64M")
+        stopped = await guests.make(power="off", wait="launched", name="starting", memory="96M")
         deaf = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]
-        stopping = await guests.boot(name="stopping", command=deaf, memory="64M")
-        deleting = await guests.boot(name="deleting", memory="64M")
+        stopping = await guests.boot(name="stopping", command=deaf, memory="96M")
+        deleting = await guests.boot(name="deleting", memory="96M")
         await asyncio.gather(
-            guests.make(name="creating", memory="64M"),
+            guests.make(name="creating", memory="96M"),
             client.instances.start(stopped.id, wait="accepted"),
             client.instances.stop(stopping.id, grace=2, wait="accepted"),
             client.instances.delete(deleting.id, force=True, wait="accepted"),
@@ -81,7 +81,7 @@ async def test_kill_9_again_and_again_while_things_change(another: Make) -> None
             for name in names:
                 with contextlib.suppress(Refused):
                     if turn == 0:
-                        await client.instances.create(CreateInstance(image="busybox", name=name, memory="64M"))
+                        await client.instances.create(CreateInstance(image="busybox", name=name, memory="96M"))
                     elif turn % 2:
                         await client.instances.restart(name, force=True, wait="accepted")
                     else:
@@ -99,7 +99,7 @@ async def test_kill_9_again_and_again_while_things_change(another: Make) -> None
 async def test_sigterm_leaves_machines_running(another: Make) -> None:
     server = another()
     async with server.client() as client:
-        vm = await Guests(client).boot(memory="64M")
+        vm = await Guests(client).boot(memory="96M")
         boot = await sh(client, vm.id, BOOT_ID)
     assert server.stop() == 0
     assert machines_of(server.data) == [vm.pid]
@@ -113,8 +113,8 @@ async def test_what_ended_while_nobody_looked_is_told(another: Make) -> None:
     server = another()
     async with server.client() as client:
         guests = Guests(client)
-        leaves = await guests.boot(command=["sh", "-c", "mkfifo /tmp/go; read x < /tmp/go; exit 4"], memory="64M")
-        powers_off, killed = await guests.boot(memory="64M"), await guests.boot(memory="64M")
+        leaves = await guests.boot(command=["sh", "-c", "mkfifo /tmp/go; read x < /tmp/go; exit 4"], memory="96M")
+        powers_off, killed = await guests.boot(memory="96M"), await guests.boot(memory="96M")
         assert killed.pid
         script = "(sleep 1; echo > /tmp/go) > /dev/null 2>&1 &"
         await run(client, leaves.id, "sh", "-c", script)
@@ -130,8 +130,8 @@ async def test_what_ended_while_nobody_looked_is_told(another: Make) -> None:
 
 
 async def test_a_killed_hypervisor_is_told_and_its_policy_obeyed(client: Client, guests: Guests) -> None:
-    plain = await guests.boot(memory="64M")
-    stubborn = await guests.boot(memory="64M", restart=RestartRequest(mode="always", backoff=0.1))
+    plain = await guests.boot(memory="96M")
+    stubborn = await guests.boot(memory="96M", restart=RestartRequest(mode="always", backoff=0.1))
     assert plain.pid and stubborn.pid
     os.kill(plain.pid, signal.SIGKILL)
     os.kill(stubborn.pid, signal.SIGKILL)
@@ -145,7 +145,7 @@ async def test_a_killed_hypervisor_is_told_and_its_policy_obeyed(client: Client,
 
 
 async def test_a_panicked_guest_has_crashed(client: Client, guests: Guests) -> None:
-    vm = await guests.boot(memory="64M")
+    vm = await guests.boot(memory="96M")
     with contextlib.suppress(Refused):
         await run(client, vm.id, "sh", "-c", "sleep 1; echo c > /proc/sysrq-trigger; sleep 60")
     ended = await client.instances.wait(vm.id, ["ended"], timeout=30)
@@ -153,7 +153,7 @@ async def test_a_panicked_guest_has_crashed(client: Client, guests: Guests) -> N
 
 
 async def test_a_hung_hypervisor_is_lost_and_found_again(client: Client, guests: Guests) -> None:
-    vm = await guests.boot(memory="64M")
+    vm = await guests.boot(memory="96M")
     assert vm.pid
     os.kill(vm.pid, signal.SIGSTOP)
     try:
@@ -172,7 +172,7 @@ async def test_a_hung_hypervisor_can_be_ended(another: Make) -> None:
     server = another()
     async with server.client() as client:
         guests = Guests(client)
-        one, two, three = [await guests.boot(memory="64M") for _ in range(3)]
+        one, two, three = [await guests.boot(memory="96M") for _ in range(3)]
         for vm in (one, two, three):
             assert vm.pid
             os.kill(vm.pid, signal.SIGSTOP)
@@ -193,10 +193,10 @@ async def test_a_hung_hypervisor_can_be_ended(another: Make) -> None:
 
 @pytest.fixture
 def small(base: Server, tmp_path: Path) -> Iterator[Server]:
-    """A server whose data directory is a file system of 320 MiB."""
+    """A server whose data directory is a file system of 512 MiB."""
     data = tmp_path / "small"
     data.mkdir(mode=0o700)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=320M,mode=0700", "none", str(data)], check=True, timeout=10)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512M,mode=0700", "none", str(data)], check=True, timeout=10)
     server = Server(data)
     try:
         for source in (base.data / "boot").glob("*-*"):
@@ -221,6 +221,7 @@ def share_kernel(base: Path, data: Path) -> None:
             there.mkdir()
         else:
             there.touch()
+            os.truncate(there, path.stat().st_size)
             os.utime(there, ns=(path.stat().st_mtime_ns, path.stat().st_mtime_ns))
 
 
@@ -234,12 +235,12 @@ def fill(data: Path, leave: int) -> None:
 async def test_a_full_disk(small: Server) -> None:
     async with small.client() as client:
         guests = Guests(client)
-        vm = await guests.boot(memory="64M", disk="1G")
+        vm = await guests.boot(memory="96M", disk="1G")
         boot = await sh(client, vm.id, BOOT_ID)
         before = sorted(path.name for path in (small.data / "instances").iterdir())
         fill(small.data, 32 * 2**20)
         with pytest.raises(Refused) as caught:
-            await guests.make(name="never", memory="64M", wait="launched")
+            await guests.make(name="never", memory="96M", wait="launched")
         assert (caught.value.kind, caught.value.status) == ("NoCapacity", 507)
         fill(small.data, 4 * 2**20)
         async with asyncio.TaskGroup() as group:
@@ -252,6 +253,7 @@ async def test_a_full_disk(small: Server) -> None:
             assert now.error is not None and "full" in now.error.message
             (small.data / "filler").unlink()
         assert writing.result().split()[0] == hashlib.md5(b"x" * 30_000_000).hexdigest()
+        await client.instances.wait(vm.id, ["running"], timeout=10)
         assert await sh(client, vm.id, BOOT_ID) == boot
         after = sorted(path.name for path in (small.data / "instances").iterdir())
         names = {instance.name async for instance in client.instances.list()}

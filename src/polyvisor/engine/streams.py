@@ -9,7 +9,7 @@ from pathlib import Path
 from polyvisor.engine.instances import InstancesEngine
 from polyvisor.engine.waits import Waits
 from polyvisor.model.face import Face, face
-from polyvisor.model.faults import Unavailable, WrongState
+from polyvisor.model.faults import TimedOut, Unavailable, WrongState
 from polyvisor.model.guest import Exec, JournalRecord
 from polyvisor.model.instance import Instance
 from polyvisor.model.principal import Action, Principal
@@ -42,7 +42,10 @@ class StreamsEngine:
         return await self._host.guest(instance.id)
 
     async def _coming_up(self, instance: Instance) -> Instance:
-        found = await self._waits.until(instance.id, _decided, READY_LIMIT)
+        try:
+            found = await self._waits.until(instance.id, _decided, READY_LIMIT)
+        except TimedOut as error:
+            raise Unavailable("no agent answers in the instance") from error
         if found is None:
             raise WrongState("the instance was deleted")
         if face(found) is Face.RUNNING and not found.observed.ready:

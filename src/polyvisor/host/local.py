@@ -22,7 +22,7 @@ from polyvisor.host.paths import CONFIG, CONSOLE, JOURNAL, SEED, VMM_LOG, Paths
 from polyvisor.host.seed import write_seed
 from polyvisor.host.upkeep import Upkeep
 from polyvisor.host.watch import Watcher
-from polyvisor.model.faults import Fault, Invalid, NoCapacity, NotFound, Unavailable
+from polyvisor.model.faults import Busy, Fault, Invalid, NoCapacity, NotFound, Unavailable
 from polyvisor.model.guest import JournalRecord
 from polyvisor.model.host import Blueprint, Disk, HostReport, Observation, Sight
 from polyvisor.model.ids import HostId, InstanceId, machine_uuid
@@ -37,6 +37,7 @@ from polyvisor.ports.storage import Storage
 
 log = logging.getLogger("polyvisor.host")
 _ADOPT_LIMIT = 10.0
+_LAUNCHES = 5  # attempts, where other programs take the ports that were found free
 _OVERHEAD = Bytes(64 * MIB)  # what a hypervisor process needs beside the guest's memory
 
 
@@ -76,7 +77,8 @@ class LocalHost:
         self._deaf: dict[InstanceId, RunRecord] = {}  # processes that are there and could not be taken over yet
         self._mounts: dict[InstanceId, dict[str, Disk]] = {}
         self._watcher = Watcher()
-        self._upkeep = Upkeep(paths, storage, self._vms)
+        self._warming: asyncio.Task[None] | None = None
+        self._upkeep = Upkeep(paths, storage, self._vms, self._watcher.hint)
         self._network_mode = type(network).__name__.removesuffix("Network").lower()
 
     async def report(self) -> HostReport:
@@ -101,8 +103,16 @@ class LocalHost:
         """See Host. A process without a record is found by its uuid: the crash came before the record was saved."""
         found = self._find()
         self._upkeep.start()
+        self._warming = asyncio.create_task(self._warm_up(), name="warm-up")
         await self._network.start([blueprint for blueprint, _ in records])
         await asyncio.gather(*(self._take_over(blueprint, record, found) for blueprint, record in records))
+
+    async def _warm_up(self) -> None:
+        """What every guest boots from is made before the first one is asked for."""
+        try:
+            await self._boot.kernel()
+        except Fault as fault:
+            log.warning("micro guests cannot boot here: %s %s", fault.public, fault.private)
 
     def _find(self) -> dict[str, int]:
         return {uuid: pid for pid, uuid in self._hypervisor.find()}
@@ -207,7 +217,8 @@ class LocalHost:
         if blueprint.spec.shape is Shape.FULL:
             return Machine(blueprint, here, disks, nic, seed=here / SEED)
         kernel, initrd = await self._boot.kernel()
-        return Machine(blueprint, here, disks, nic, kernel, initrd, guest_config(blueprint))
+        config = guest_config(blueprint, self._network.domain(blueprint))
+        return Machine(blueprint, here, disks, nic, kernel, initrd, config)
 
     async def launch(self, blueprint: Blueprint) -> RunRecord:
         """See Host. Facts that only we know are written down before the process can exist."""
@@ -216,7 +227,13 @@ class LocalHost:
             if await held.status() in (Sight.RUNNING, Sight.PAUSED, Sight.DEAF):
                 return held.record
             await self.kill(blueprint.id)
-        machine = await self._machine(blueprint)
+        for _ in range(_LAUNCHES - 1):
+            machine = await self._machine(blueprint)  # free host ports are chosen here
+            with contextlib.suppress(Busy):  # somebody was quicker at one of them
+                return await self._launch(blueprint, machine)
+        return await self._launch(blueprint, await self._machine(blueprint))
+
+    async def _launch(self, blueprint: Blueprint, machine: Machine) -> RunRecord:
         pending = runs.pending(machine, self._paths.instance(blueprint.id) / JOURNAL)
         runs.save(machine.directory, pending)
         await asyncio.to_thread(_write_private, machine.directory / CONFIG, machine.config)
@@ -345,6 +362,9 @@ class LocalHost:
 
     async def close(self, *, idle: bool) -> None:
         """See Host."""
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
         await self._upkeep.close()
         await self._watcher.close()
         for vm in self._vms.values():

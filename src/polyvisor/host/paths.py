@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,18 @@ class Paths:
 
     @property
     def network(self) -> Path:
-        """What the shared network needs: DHCP reservations, the pid of its server."""
+        """What the shared network needs: the pid of its DHCP server, its leases."""
         return self.root / "network"
+
+    @property
+    def ballast(self) -> Path:
+        """Room that is kept for when there is none."""
+        return self.root / "ballast"
+
+    @property
+    def run(self) -> Path:
+        """What a helper under a uid of its own must read: the data directory is closed to it. Gone after a boot."""
+        return Path("/run") / f"polyvisor-{hashlib.sha256(bytes(self.root.absolute())).hexdigest()[:12]}"
 
     def instance(self, id: InstanceId) -> Path:
         """The directory of one instance."""

@@ -84,12 +84,13 @@ async def run(  # noqa: PLR0913 - the one front door: every knob of a helper is 
     cwd: Path | None = None,
     max_output: int = 8 * 2**20,
     limits: Limits | None = None,
-    check: bool = True,
     fds: Sequence[int] = (),
+    check: bool = True,
 ) -> Completed:
     """Run `argv` to its end; output beyond `max_output` bytes per stream kills it.
 
     `env` is added to the little that every helper gets, and the proxies with `online`; `fds` keep their numbers.
+
     :raise TimedOut: after `timeout` seconds; the process group is gone by then.
     :raise Unsupported: the program is not installed.
     :raise Internal: it failed (only with `check`) or wrote too much; the details are private text.

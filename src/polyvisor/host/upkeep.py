@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 
 from polyvisor.host.console import trim
 from polyvisor.host.paths import CONSOLE, JOURNAL, VMM_LOG, Paths
@@ -20,15 +21,20 @@ log = logging.getLogger("polyvisor.host")
 EVERY = 2.0
 KEPT = {CONSOLE: 4 * MIB, JOURNAL: 32 * MIB, VMM_LOG: MIB}  # up to twice that is on disk, for each machine
 ROOM = 128 * MIB  # so much free makes a machine that met a full disk go on
+BALLAST = 16 * MIB  # given up when guests have filled the disk, so that what happens can still be written down
+_LAST = 4 * MIB
 
 
 class Upkeep:
     """One task for all machines of a host."""
 
-    def __init__(self, paths: Paths, storage: Storage, vms: Mapping[InstanceId, LiveVm]) -> None:
+    def __init__(
+        self, paths: Paths, storage: Storage, vms: Mapping[InstanceId, LiveVm], hint: Callable[[InstanceId], None]
+    ) -> None:
         self._paths = paths
         self._storage = storage
         self._vms = vms
+        self._hint = hint
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -37,27 +43,40 @@ class Upkeep:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(EVERY)
             try:
                 await asyncio.to_thread(self._trim, list(self._vms))
+                await asyncio.to_thread(self._balance)
                 await self._go_on()
             except OSError as error:
                 log.warning("upkeep: %s", error)
+            await asyncio.sleep(EVERY)
 
     def _trim(self, ids: list[InstanceId]) -> None:
         for id in ids:
             for name, keep in KEPT.items():
                 trim(self._paths.instance(id) / name, keep)
 
+    def _balance(self) -> None:
+        free, ballast = self._storage.free(), self._paths.ballast
+        if free < _LAST and ballast.exists():
+            log.error("the disk is full: %d bytes kept for this are given up", BALLAST)
+            ballast.unlink()
+        elif free > ROOM and not ballast.exists():
+            part = ballast.with_suffix(".part")
+            with part.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, BALLAST)
+            part.rename(ballast)
+
     async def _go_on(self) -> None:
         """Machines that the hypervisor stopped because the disk was full."""
-        stuck = [vm for vm in self._vms.values() if vm.trouble]
+        stuck = {id: vm for id, vm in self._vms.items() if vm.trouble}
         if not stuck or self._storage.free() < ROOM:
             return
-        for vm in stuck:
+        for id, vm in stuck.items():
             with contextlib.suppress(Fault):
                 if await vm.status() is Sight.PAUSED and vm.trouble:
                     await vm.resume()
+                    self._hint(id)
 
     async def close(self) -> None:
         """Stop."""

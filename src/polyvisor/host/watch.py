@@ -16,6 +16,7 @@ from polyvisor.ports.hypervisor import LiveVm
 
 _FIRST_TRY = 0.05
 _LAST_TRY = 5.0
+_SAY_AGAIN = 1.0
 
 
 class Watcher:
@@ -47,12 +48,15 @@ class Watcher:
         self._ready.discard(id)
 
     async def _await_end(self, id: InstanceId, vm: LiveVm) -> None:
-        await vm.gone()
-        self._ready.discard(id)
-        self._queue.put_nowait(id)
-        while await vm.status() is not Sight.GONE:  # noqa: ASYNC110 - the machine is asked; shut down: the process stays until somebody ends it
-            await asyncio.sleep(1.0)
-        self._queue.put_nowait(id)
+        while True:
+            await vm.gone()
+            self._queue.put_nowait(id)
+            sight = await vm.status()
+            if sight in (Sight.ENDED, Sight.GONE):
+                self._ready.discard(id)
+            if sight is Sight.GONE:
+                return
+            await asyncio.sleep(_SAY_AGAIN)  # shut down, the process stays until somebody ends it
 
     async def _await_agent(self, id: InstanceId, vm: LiveVm, welcome: Callable[[Guest], Awaitable[None]]) -> None:
         pause = _FIRST_TRY
@@ -72,6 +76,10 @@ class Watcher:
                     self._ready.discard(id)
                     self._queue.put_nowait(id)
             await asyncio.sleep(pause)  # also after a connection that was closed at once: never a busy loop
+
+    def hint(self, id: InstanceId) -> None:
+        """Somebody else knows that this one is worth a look."""
+        self._queue.put_nowait(id)
 
     async def hints(self) -> AsyncIterator[InstanceId]:
         """Ids as they come."""

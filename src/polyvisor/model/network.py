@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -53,14 +53,14 @@ def bridge_address(network: Network, id: InstanceId, taken: Collection[str]) -> 
     :raise NoCapacity: the subnet is full.
     """
     used = set(taken)
-    for ip in list_hosts(network):
-        if ip not in used:
-            return Address(mac_of(id), ip, network.subnet.prefixlen, network.gateway, network.gateway)
-    raise NoCapacity("the network has no free address")
+    free = next((ip for ip in addresses(network) if ip not in used), None)
+    if free is None:
+        raise NoCapacity("the network has no free address")
+    return Address(mac_of(id), free, network.subnet.prefixlen, network.gateway, network.gateway)
 
 
-def list_hosts(network: Network) -> list[str]:
-    """The addresses that may be given to instances, in order."""
+def addresses(network: Network) -> Iterator[str]:
+    """The addresses that may be given to instances, in order, one at a time: a subnet may hold millions."""
     first = int(network.subnet.network_address) + 10
     last = int(network.subnet.broadcast_address)
-    return [str(ipaddress.IPv4Address(n)) for n in range(first, last)]
+    return (str(ipaddress.IPv4Address(n)) for n in range(first, last))

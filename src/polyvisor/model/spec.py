@@ -87,7 +87,7 @@ class Spec:
 
 
 MAX_VCPUS = 256
-MIN_MEMORY = Bytes(64 * MIB)
+MIN_MEMORY = Bytes(96 * MIB)  # with less, a Debian kernel does not boot
 MAX_MEMORY = Bytes(TIB)
 MIN_DISK = Bytes(16 * MIB)
 MAX_DISK = Bytes(16 * TIB)

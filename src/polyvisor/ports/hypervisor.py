@@ -102,7 +102,7 @@ class LiveVm(Protocol):
         """The agent inside. :raise Unavailable: none answers yet."""
 
     async def gone(self) -> None:
-        """Returns when the machine has something to say: the process ended or the guest shut down."""
+        """Returns when the machine has something to say: it ended, or stopped when nobody stopped it."""
 
     def console(self) -> AsyncIterator[bytes]:
         """Console bytes from now on; what came earlier is in the console file."""

@@ -28,6 +28,9 @@ class NetworkDriver(Protocol):
     def nic(self, blueprint: Blueprint) -> UserNic | TapNic | None:
         """What to launch with; free host ports are chosen here. :raise Busy: a wanted host port is taken."""
 
+    def domain(self, blueprint: Blueprint) -> str:
+        """Where the guest looks short names up; empty: its DNS knows no instances."""
+
     async def sweep(self, known: Collection[InstanceId]) -> None:
         """Remove what belongs to no known instance."""
 

@@ -26,6 +26,7 @@ FILE = "bootstrap.json"
 CERTIFICATE = "tls.crt"
 PRIVATE_KEY = "tls.key"
 _ADMIN = "root"
+_PROJECT = "default"
 _DAYS = 3650
 
 
@@ -42,7 +43,9 @@ async def ensure_operator(store: Store, data: Path, clock: Callable[[], datetime
             except NotFound:
                 pass  # a new store beside an old file: begin anew
     now = clock()
-    project = Project(ProjectId(mint()), "default", now)
+    async with store.read() as unit:
+        named = [project for project in await unit.identities.projects() if project.name == _PROJECT]
+    project = named[0] if named else Project(ProjectId(mint()), _PROJECT, now)
     key, record = new_key("bootstrap", project.id, now, operator=True)
     password = secrets.token_urlsafe(18)
     facts = {
@@ -52,7 +55,8 @@ async def ensure_operator(store: Store, data: Path, clock: Callable[[], datetime
     }  # fmt: skip
     write_private(file, json.dumps(facts, indent=2) + "\n")
     async with store.write() as unit:
-        await unit.identities.add_project(project)
+        if not named:
+            await unit.identities.add_project(project)
         await unit.identities.add_key(record)
         await unit.identities.put_user(User(_ADMIN, hash_password(password), project.id, True, now))
     return facts

@@ -35,6 +35,7 @@ from polyvisor.ports.store import Store
 from polyvisor.reconcile.loop import Reconciler
 from polyvisor.server.bootstrap import ensure_operator
 from polyvisor.server.config import Config, proxies
+from polyvisor.server.identity import claim
 from polyvisor.store import open_store
 
 
@@ -80,6 +81,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
     lock = _lock(config.data)
     store = await open_store(config.store_url)
     try:
+        await claim(config.data, store)
         facts = await ensure_operator(store, config.data, utc_now)
         host = await make_host(config, await store.host_id())
         uploads = config.data / "uploads"

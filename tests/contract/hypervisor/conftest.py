@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from polyvisor.host.boot import BootFiles, guest_config
 from polyvisor.host.hypervisor.fake.driver import FakeHypervisor
-from polyvisor.host.paths import Paths
+from polyvisor.host.hypervisor.qemu.argv import Facts
+from polyvisor.host.hypervisor.qemu.driver import Qemu, open_qemu
+from polyvisor.host.images.local import LocalImages
+from polyvisor.host.paths import CONFIG, Paths
+from polyvisor.host.storage import FileStorage
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import Digest, InstanceId, ProjectId, mint
 from polyvisor.model.spec import Firmware, Shape, Spec
@@ -32,12 +37,12 @@ def a_blueprint() -> Blueprint:
     """Of a small micro instance."""
     id = InstanceId(mint())
     spec = Spec(
-        Digest("sha256:" + "a" * 64), "busybox", Shape.MICRO, Firmware.NONE, 1, Bytes(64 * MIB), Bytes(64 * MIB)
+        Digest("sha256:" + "a" * 64), "busybox", Shape.MICRO, Firmware.NONE, 1, Bytes(96 * MIB), Bytes(64 * MIB)
     )
     return Blueprint(id, 1, ProjectId("p" * 24), "it", spec, None)
 
 
-async def fake(tmp: Path) -> Bench:
+async def fake(tmp: Path, shared: Path) -> Bench:
     """The fake one."""
     paths = Paths(tmp / "data")
     paths.make()
@@ -61,13 +66,66 @@ async def fake(tmp: Path) -> Bench:
     return Bench(await another(), another, machine, disk, power_off)
 
 
-DRIVERS: dict[str, Callable[[Path], Awaitable[Bench]]] = {"fake": fake}
+async def qemu(tmp: Path, shared: Path) -> Bench:
+    """The real one, with a real guest. What is slow to make is made once, in `shared`."""
+    paths = Paths(tmp / "data")
+    paths.make()
+    boot = BootFiles(shared / "boot")
+    image = await LocalImages(shared / "images").build("busybox", lambda text, fraction: None)
+    root = await LocalImages(shared / "images").path(image.id)
+    kernel, initrd = await boot.kernel()
+    facts = await known_facts()
+
+    async def another() -> Hypervisor:
+        return Qemu(facts)
+
+    async def machine() -> Machine:
+        blueprint = a_blueprint()
+        storage = FileStorage(paths)
+        await storage.make(blueprint, root)
+        config = guest_config(blueprint)
+        (paths.instance(blueprint.id) / CONFIG).write_bytes(config)
+        disks = storage.disks(blueprint, root)
+        return Machine(blueprint, paths.instance(blueprint.id), disks, None, kernel, initrd, config)
+
+    def disk() -> DiskFile:
+        path = paths.volume(mint())
+        with path.open("wb") as file:
+            file.truncate(MIB)
+        return DiskFile(path, "raw", path.stem[:20])
+
+    async def power_off(vm: LiveVm) -> None:
+        await (await vm.guest()).shutdown()
+
+    return Bench(await another(), another, machine, disk, power_off)
+
+
+_known: list[Facts] = []
+
+
+async def known_facts() -> Facts:
+    """Found once: the probe of an accelerator that does not work takes its time."""
+    if not _known:
+        _known.append((await open_qemu()).facts)
+    return _known[0]
+
+
+DRIVERS: dict[str, Callable[[Path, Path], Awaitable[Bench]]] = {"fake": fake, "qemu": qemu}
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for what all tests can share."""
+    folder = tmp_path_factory.mktemp("shared")
+    for name in ("boot", "images"):
+        (folder / name).mkdir()
+    return folder
 
 
 @pytest.fixture(params=DRIVERS)
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+async def bench(request: pytest.FixtureRequest, tmp_path: Path, shared: Path) -> Bench:
     """One driver of each kind."""
-    return await DRIVERS[request.param](tmp_path)
+    return await DRIVERS[request.param](tmp_path, shared)
 
 
 @pytest.fixture

@@ -144,3 +144,17 @@ async def test_a_stranger_may_use_a_built_in_image_but_not_delete_it(served: Ser
         assert (await other.get("/api/v1/images/busybox")).status_code == 200
         refused = await other.delete("/api/v1/images/busybox")
     assert (refused.status_code, refused.json()["kind"]) == (403, "Forbidden")
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+async def test_a_page_of_another_site_is_not_our_caller(served: Served, origin: str) -> None:
+    headers = {"Origin": origin, "Authorization": f"Bearer {served.key}"}
+    answer = await served.http.post("/api/v1/instances/x/stop", headers=headers)
+    assert (answer.status_code, answer.json()["kind"]) == (403, "Forbidden")
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"ws{served.url[4:]}/api/v1/instances/x/exec", additional_headers=headers, proxy=None)
+    assert refused.value.response.status_code == 403
+
+
+async def test_our_own_page_is(served: Served) -> None:
+    assert (await served.http.get("/api/v1/about", headers={"Origin": served.url})).status_code == 200

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from polyvisor.model.faults import Invalid, NoCapacity
 from polyvisor.model.ids import Digest, InstanceId, check_name, is_id, machine_uuid, mint
-from polyvisor.model.network import Network, NetworkMode, bridge_address, list_hosts, mac_of, user_address
+from polyvisor.model.network import Network, NetworkMode, addresses, bridge_address, mac_of, user_address
 from polyvisor.model.spec import (
     MAX_DISK,
     MAX_MEMORY,
@@ -187,7 +187,7 @@ def test_addresses_follow_from_the_number_and_macs_from_the_id() -> None:
 
 def test_a_bridge_gives_each_free_address_once_and_then_says_that_there_is_none() -> None:
     network, taken = a_network(NetworkMode.BRIDGE, "10.77.0.0/28"), list[str]()
-    for _ in list_hosts(network):
+    for _ in addresses(network):
         taken.append(bridge_address(network, InstanceId(mint()), taken).ip)
     assert taken == ["10.77.0.10", "10.77.0.11", "10.77.0.12", "10.77.0.13", "10.77.0.14"]
     with pytest.raises(NoCapacity):

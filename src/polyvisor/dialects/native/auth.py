@@ -6,6 +6,7 @@ Bearer or Basic authorization, or an `X-API-Key` header.
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from polyvisor.dialects.kit.credentials import from_authorization
 from polyvisor.dialects.native.errors import reply
 from polyvisor.engine import Engine
-from polyvisor.model.faults import Fault
+from polyvisor.model.faults import Fault, Forbidden
 from polyvisor.model.principal import Credential, Principal
 
 PREFIX = "/api/v1"
@@ -45,6 +46,16 @@ def is_guarded(path: str) -> bool:
     return path == "/metrics" or (path.startswith(PREFIX) and path != DOCUMENT)
 
 
+def check_origin(connection: HTTPConnection) -> None:
+    """A browser that remembers a password sends it along with what another site's page asks: that is not our caller.
+
+    :raise Forbidden: the page is not ours.
+    """
+    origin = connection.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != connection.headers.get("host", ""):
+        raise Forbidden("a page of another site may not use this API", field="Origin")
+
+
 class Door:
     """Middleware. A WebSocket is refused as a plain request is: with a status and a body, before the upgrade."""
 
@@ -55,7 +66,9 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and is_guarded(scope["path"]):
             try:
-                principal = await self._engine.authenticate(credential(HTTPConnection(scope)))
+                connection = HTTPConnection(scope)
+                check_origin(connection)
+                principal = await self._engine.authenticate(credential(connection))
             except Fault as fault:
                 await reply(fault)(scope, receive, send)
                 return

@@ -8,14 +8,19 @@ from polyvisor.model.host import Blueprint
 from polyvisor.model.spec import Shape
 
 
-def guest_config(blueprint: Blueprint) -> bytes:
-    """The bytes for the firmware; nothing for a full guest, which has its seed. :raise Invalid: a NUL in a text."""
+def guest_config(blueprint: Blueprint, search: str = "") -> bytes:
+    """The bytes for the firmware; nothing for a full guest, which has its seed. :raise Invalid: a NUL in a text.
+
+    `search` is the domain in which the guest looks short names up.
+    """
     spec = blueprint.spec
     if spec.shape is Shape.FULL:
         return b""
     told = [("hostname", spec.hostname or blueprint.name)]
     if blueprint.address is not None:
         told += network_pairs(blueprint.address)
+        if search:
+            told.append(("search", search))
     for disk in blueprint.disks:
         if disk.path:
             told.append(("mount", f"{disk.serial} {'ro' if disk.read_only else 'rw'} {disk.path}"))

@@ -44,7 +44,9 @@ class BootFiles:
     async def _make_both(self) -> tuple[Path, Path]:
         built = await self._need_agent()
         image, modules = self._own or await kernel.unpacked(self._root)
-        recipe = hashlib.sha256(f"{image}\0{modules}\0{image.stat().st_mtime_ns}".encode()).hexdigest()[:16]
+        facts = image.stat()
+        made_of = f"{image.name}\0{modules.name}\0{facts.st_size}\0{facts.st_mtime_ns}"
+        recipe = hashlib.sha256(made_of.encode()).hexdigest()[:16]
         elf = await self._make(f"vmlinux-{recipe}", lambda out: kernel.extract(image, out))
 
         async def pack(out: Path) -> None:

@@ -1,24 +1,26 @@
 """Bridge mode: one bridge with NAT, a TAP per instance, DHCP and DNS by dnsmasq, rules by nftables.
 
-Everything we make carries our name (`polyvisor` table, `pv…` devices, the bridge), so that what is left over can be
-recognised. The truth about it is asked of the kernel each time; the only files are dnsmasq's reservations.
+Everything we make carries our name (`polyvisor` tables, `pv…` devices, the bridge's alias), so that what is left over
+can be recognised. The truth about devices is asked of the kernel each time. The rules are written as a whole when we
+start, in one transaction that running guests do not notice, and by single elements afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
 import json
-import os
-import signal
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from polyvisor.host.network import rules
+from polyvisor.host.network.names import Names, domain
+from polyvisor.host.network.tap import exists
 from polyvisor.host.paths import Paths
 from polyvisor.host.run import run
-from polyvisor.host.spawn import spawn
-from polyvisor.model.faults import Internal, Unsupported
+from polyvisor.model.faults import Internal, Invalid, Unsupported
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.network import Network
@@ -27,6 +29,7 @@ from polyvisor.ports.hypervisor import TapNic
 _TAP = "pv"
 _TAP_LENGTH = 15  # what the kernel takes for a device name
 _LIMIT = 20.0
+_NAME = re.compile(rf"(?!{_TAP})[A-Za-z0-9][A-Za-z0-9_.-]{{0,14}}")
 
 
 def tap_name(id: InstanceId) -> str:
@@ -38,92 +41,84 @@ class BridgeNetwork:
     """A NetworkDriver over iproute2, nftables and dnsmasq."""
 
     def __init__(self, paths: Paths, network: Network, bridge: str) -> None:
+        if not _NAME.fullmatch(bridge):
+            raise Invalid(
+                f"network.bridge: 1 to 15 letters, digits, '_', '.' or '-', not beginning with {_TAP!r}",
+                field="network.bridge",
+            )
         self._network = network
         self._bridge = bridge
-        self._hosts = paths.network / "hosts"
-        self._leases = paths.network / "leases"
-        self._pid_file = paths.network / "dnsmasq.pid"
-        self._log = paths.network / "dnsmasq.log"
+        self._alias = paths.run.name  # whose bridge it is
+        self._names = Names(paths, network, bridge)
+        self._members: dict[InstanceId, rules.Member] = {}
+        self._marks: dict[str, int] = {}  # by project; written anew with the tables, so they need not outlive us
         self._turn = asyncio.Lock()
 
     # -- shared parts --------------------------------------------------------------------------------------------
 
     async def start(self, known: Sequence[Blueprint]) -> None:
         """See NetworkDriver. :raise Unsupported: this process may not make bridges."""
-        self._hosts.mkdir(exist_ok=True)
-        wanted = {b.id: b for b in known if b.address is not None}
-        for file in self._hosts.iterdir():
-            if file.name not in wanted:
-                file.unlink()
-        for blueprint in wanted.values():
-            self._reserve(blueprint)
+        wanted = [b for b in known if b.address is not None]
+        self._members = {b.id: self._member(b) for b in wanted}
         try:
             await self._make_bridge()
-            await run(["nft", "-f", "-"], stdin=rules.table(self._network, self._bridge).encode(), timeout=_LIMIT)
-        except Internal as error:
+            await self._load()
+            await self._rejoin()
+        except (Internal, OSError) as error:
             raise Unsupported(
-                "bridge mode needs root and the tools ip and nft", field="network", private=error.private
+                "bridge mode needs root and the tools ip and nft",
+                field="network",
+                private=getattr(error, "private", str(error)),
             ) from error
-        for blueprint in wanted.values():
-            await self._guard(blueprint)
-        await self._start_dnsmasq()
+        await self._names.start(wanted)
+
+    def _member(self, blueprint: Blueprint) -> rules.Member:
+        assert blueprint.address
+        mark = self._marks.setdefault(blueprint.project, len(self._marks) + 1)
+        return rules.Member(tap_name(blueprint.id), blueprint.address.mac, blueprint.address.ip, mark)
 
     async def _make_bridge(self) -> None:
-        if not Path(f"/sys/class/net/{self._bridge}").exists():
-            await run(["ip", "link", "add", self._bridge, "type", "bridge", "stp_state", "0"], timeout=_LIMIT)
+        """Its MAC is given, or it would change with the devices that join and leave."""
+        device = self._bridge
+        if not exists(device):
+            mac = "02:" + hashlib.sha256(device.encode()).digest()[:5].hex(":")
+            await _ip(
+                f"link add {device} address {mac} type bridge stp_state 0",
+                f"link set {device} alias {self._alias}",
+            )
+        elif (await _links("dev", device))[0].get("ifalias") != self._alias:
+            raise Unsupported(f"network.bridge: {device} is there already and not ours", field="network.bridge")
         address = f"{self._network.gateway}/{self._network.subnet.prefixlen}"
-        await run(["ip", "addr", "replace", address, "dev", self._bridge], timeout=_LIMIT)
-        await run(["ip", "link", "set", self._bridge, "up"], timeout=_LIMIT)
+        await _ip(f"addr replace {address} dev {device}", f"link set {device} up")
         await asyncio.to_thread(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
 
-    def _dnsmasq(self) -> int | None:
-        """The pid of our dnsmasq, proven by its command line."""
-        try:
-            pid = int(self._pid_file.read_text())
-            line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError):
-            return None
-        return pid if str(self._pid_file).encode() in line else None
+    async def _load(self) -> None:
+        """The rules as a whole."""
+        words = rules.table(self._network, self._bridge, list(self._members.values()))
+        await _nft(words)
 
-    async def _start_dnsmasq(self) -> None:
-        """Ours from an earlier run goes on with leases in its memory; it only reads the reservations again."""
-        if (pid := self._dnsmasq()) is not None:
-            os.kill(pid, signal.SIGHUP)
-            return
-        argv = [
-            "dnsmasq", "--conf-file=/dev/null", "--keep-in-foreground", f"--pid-file={self._pid_file}", "--user=root",
-            f"--interface={self._bridge}", "--bind-interfaces", "--except-interface=lo", "--no-hosts", "--no-ping",
-            f"--dhcp-range={self._network.subnet.network_address},static,{self._network.subnet.netmask},1h",
-            f"--dhcp-hostsdir={self._hosts}", f"--dhcp-leasefile={self._leases}", "--dhcp-authoritative",
-            f"--dhcp-option=option:router,{self._network.gateway}",
-            f"--dhcp-option=option:dns-server,{self._network.gateway}",
-            "--domain=polyvisor.internal", "--expand-hosts", "--local=/polyvisor.internal/", "--stop-dns-rebind",
-            "--rebind-localhost-ok", "--log-facility=-",
-        ]  # fmt: skip
-        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    async def _change(self, words: str) -> None:
+        """Some elements; the whole where that fails, since somebody may have flushed all rules."""
         try:
-            pid = await asyncio.to_thread(spawn, argv, fds=(), output=log)
-        finally:
-            os.close(log)
-        for _ in range(250):
-            if self._dnsmasq() is not None:
-                return
-            if not Path(f"/proc/{pid}").exists() or _is_zombie(pid):
-                break
-            await asyncio.sleep(0.02)
-        raise Unsupported("dnsmasq does not start", field="network", private=self._log.read_text()[-2000:])
+            await _nft(words)
+        except Internal:
+            await self._load()
+
+    async def _rejoin(self) -> None:
+        """Devices of running guests that have lost their bridge, because somebody deleted it or we were cut short."""
+        ours = {member.tap for member in self._members.values()}
+        lost = [row["ifname"] for row in await self._taps() if row["ifname"] in ours and "master" not in row]
+        if lost:
+            await _ip(*(f"link set {name} master {self._bridge} up" for name in lost))
 
     async def stop(self) -> None:
         """See NetworkDriver."""
-        if (pid := self._dnsmasq()) is not None:
-            await _end(pid)
-        for name in await self._taps():
-            await run(["ip", "link", "del", name], timeout=_LIMIT, check=False)
-        await run(["nft", "delete", "table", "inet", rules.TABLE], timeout=_LIMIT, check=False)
-        await run(["nft", "delete", "table", "bridge", rules.TABLE], timeout=_LIMIT, check=False)
-        await run(["ip", "link", "del", self._bridge], timeout=_LIMIT, check=False)
-        for file in (self._pid_file, self._leases, self._log):
-            file.unlink(missing_ok=True)
+        await self._names.stop()
+        for row in await self._taps():
+            await _ip(f"link del {row['ifname']}", check=False)
+        for family in ("inet", "bridge"):
+            await run(["nft", "delete", "table", family, rules.TABLE], timeout=_LIMIT, check=False)
+        await _ip(f"link del {self._bridge}", check=False)
 
     # -- one instance --------------------------------------------------------------------------------------------
 
@@ -133,83 +128,58 @@ class BridgeNetwork:
             raise Unsupported("ports: in bridge mode the host reaches the instance at its own address", field="ports")
 
     async def plug(self, blueprint: Blueprint) -> None:
-        """See NetworkDriver."""
+        """See NetworkDriver. The rules come first: the device is never up without them."""
         name = tap_name(blueprint.id)
-        self._reserve(blueprint)
+        await self._names.add(blueprint)
         async with self._turn:
-            if not Path(f"/sys/class/net/{name}").exists():
-                await run(["ip", "tuntap", "add", name, "mode", "tap", "vnet_hdr"], timeout=_LIMIT)
-            await run(["ip", "link", "set", name, "master", self._bridge], timeout=_LIMIT)
-            await self._guard(blueprint)
-            await run(["ip", "link", "set", name, "up"], timeout=_LIMIT)
-
-    async def _guard(self, blueprint: Blueprint) -> None:
-        """The instance may speak with its own addresses only."""
-        await run(["nft", "-f", "-"], stdin=rules.guard(*_facts(blueprint)).encode(), timeout=_LIMIT)
-
-    def _reserve(self, blueprint: Blueprint) -> None:
-        """Tell dnsmasq the instance's address and name; it watches the directory."""
-        assert blueprint.address
-        name = blueprint.spec.hostname or blueprint.name
-        label = name.replace(".", "-").replace("_", "-")
-        line = f"{blueprint.address.mac},{blueprint.address.ip},{label},infinite\n"
-        file = self._hosts / blueprint.id
-        if not file.exists() or file.read_text() != line:
-            file.write_text(line)
+            member = self._members[blueprint.id] = self._member(blueprint)
+            await self._change(rules.guard(member))
+            made = [] if exists(name) else [f"tuntap add {name} mode tap vnet_hdr"]
+            await _ip(*made, f"link set {name} master {self._bridge} up")
 
     async def unplug(self, blueprint: Blueprint) -> None:
-        """See NetworkDriver. dnsmasq forgets a reservation only when it reads the directory anew."""
+        """See NetworkDriver."""
         if blueprint.address is None:
             return
         name = tap_name(blueprint.id)
         async with self._turn:
-            if Path(f"/sys/class/net/{name}").exists():
-                await run(["ip", "link", "del", name], timeout=_LIMIT)
-            words = rules.unguard(*_facts(blueprint)).encode()
-            await run(["nft", "-f", "-"], stdin=words, timeout=_LIMIT, check=False)
-        file = self._hosts / blueprint.id
-        if file.exists():
-            file.unlink()
-            if (pid := self._dnsmasq()) is not None:
-                os.kill(pid, signal.SIGHUP)
+            if exists(name):
+                await _ip(f"link del {name}")
+            member = self._members.pop(blueprint.id, None) or self._member(blueprint)
+            await self._change(rules.unguard(member))
+        self._names.remove(blueprint)
 
     def nic(self, blueprint: Blueprint) -> TapNic | None:
         """See NetworkDriver."""
         return None if blueprint.address is None else TapNic(tap_name(blueprint.id))
 
-    async def _taps(self) -> list[str]:
-        done = await run(["ip", "-j", "link", "show", "type", "tun"], timeout=_LIMIT, check=False)
-        with contextlib.suppress(ValueError):
-            return [row["ifname"] for row in json.loads(done.out or b"[]") if self._is_ours(row)]
-        return []
+    def domain(self, blueprint: Blueprint) -> str:
+        """See NetworkDriver."""
+        return domain(blueprint.project)
 
-    def _is_ours(self, row: dict[str, object]) -> bool:
-        return str(row.get("ifname", "")).startswith(_TAP) and row.get("master") in (self._bridge, None)
+    async def _taps(self) -> list[dict[str, Any]]:
+        """TAP devices with a name of ours, on our bridge or on none."""
+        rows = await _links("type", "tun")
+        return [row for row in rows if row["ifname"].startswith(_TAP) and row.get("master") in (self._bridge, None)]
 
     async def sweep(self, known: Collection[InstanceId]) -> None:
         """See NetworkDriver."""
         wanted = {tap_name(id) for id in known}
-        for name in await self._taps():
-            if name not in wanted:
-                await run(["ip", "link", "del", name], timeout=_LIMIT, check=False)
+        for row in await self._taps():
+            if row["ifname"] not in wanted:
+                await _ip(f"link del {row['ifname']}", check=False)
 
 
-def _facts(blueprint: Blueprint) -> tuple[str, str, str, str]:
-    assert blueprint.address
-    return tap_name(blueprint.id), blueprint.address.mac, blueprint.address.ip, blueprint.project
+async def _ip(*lines: str, check: bool = True) -> None:
+    """Several changes by one process."""
+    await run(["ip", "-batch", "-"], stdin="\n".join(lines).encode() + b"\n", timeout=_LIMIT, check=check)
 
 
-def _is_zombie(pid: int) -> bool:
-    with contextlib.suppress(OSError, ChildProcessError):
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    return False
+async def _nft(words: str) -> None:
+    """One transaction: all of it or nothing."""
+    await run(["nft", "-f", "-"], stdin=words.encode(), timeout=_LIMIT)
 
 
-async def _end(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-        for _ in range(100):
-            if _is_zombie(pid) or not Path(f"/proc/{pid}").exists():
-                return
-            await asyncio.sleep(0.02)
-        os.kill(pid, signal.SIGKILL)
+async def _links(*which: str) -> list[dict[str, Any]]:
+    done = await run(["ip", "-j", "link", "show", *which], timeout=_LIMIT)
+    return [row for row in json.loads(done.out or b"[]") if row]

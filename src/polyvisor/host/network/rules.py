@@ -1,21 +1,47 @@
 """nftables rules as text: pure, so that they can be read and tested without a kernel.
 
-Two tables, both named after us. `inet`: NAT for the subnet, and what guests may reach: each other and the world, but of
-the host only DHCP, DNS and ping, and never the link-local range where metadata services live. `bridge`: a guest speaks
-with its own MAC and IP address or not at all, and of other instances reaches only those of its own project.
+Two tables, both named after us. `inet`: NAT for the subnet, and what guests may reach: the world, but of the host only
+DHCP, DNS and ping, and never the link-local range where metadata services live. `bridge`: a guest speaks with its own
+MAC and IP address or not at all, and of other instances reaches only those of its own project. The way round, through
+the host as a router and back onto the bridge, is closed where frames leave the bridge for the host: a rule on
+forwarded packets would also hit bridged ones where `br_netfilter` is loaded.
 """
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from polyvisor.model.network import Network
 
 TABLE = "polyvisor"
 
 
-def table(network: Network, bridge: str) -> str:
-    """Both tables from nothing, replacing what was there: safe to repeat."""
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One TAP: who may speak through it, and the mark that stands for its project."""
+
+    tap: str
+    mac: str
+    ip: str
+    mark: int
+
+    def elements(self) -> tuple[tuple[str, str], ...]:
+        """(set, element) of each set of the bridge table."""
+        return (
+            ("macs", f'"{self.tap}" . {self.mac}'),
+            ("ips", f'"{self.tap}" . {self.ip}'),
+            ("projects", f'"{self.tap}" : {self.mark}'),
+            ("members", f'"{self.tap}" . {self.mark}'),
+        )
+
+
+def table(network: Network, bridge: str, members: Sequence[Member]) -> str:
+    """Both tables from nothing, replacing what was there in one transaction: no moment is without rules."""
+    return _inet(network, bridge) + _bridge(network, members)
+
+
+def _inet(network: Network, bridge: str) -> str:
     subnet = str(network.subnet)
     return f"""
 table inet {TABLE} {{}}
@@ -24,9 +50,9 @@ table inet {TABLE} {{
   chain input {{
     type filter hook input priority filter; policy accept;
     iifname "{bridge}" ct state established,related accept
-    iifname "{bridge}" udp dport {{ 53, 67 }} accept
-    iifname "{bridge}" tcp dport 53 accept
-    iifname "{bridge}" icmp type echo-request accept
+    iifname "{bridge}" ip daddr {{ {network.gateway}, 255.255.255.255 }} udp dport {{ 53, 67 }} accept
+    iifname "{bridge}" ip daddr {network.gateway} tcp dport 53 accept
+    iifname "{bridge}" ip daddr {network.gateway} icmp type echo-request accept
     iifname "{bridge}" drop
   }}
   chain forward {{
@@ -42,13 +68,19 @@ table inet {TABLE} {{
     ip saddr {subnet} ip daddr != {subnet} masquerade
   }}
 }}
+"""
+
+
+def _bridge(network: Network, members: Sequence[Member]) -> str:
+    filled = {name: _elements(name, members) for name in ("macs", "ips", "projects", "members")}
+    return f"""
 table bridge {TABLE} {{}}
 delete table bridge {TABLE}
 table bridge {TABLE} {{
-  set macs {{ type ifname . ether_addr; }}
-  set ips {{ type ifname . ipv4_addr; }}
-  map projects {{ type ifname : mark; }}
-  set members {{ type ifname . mark; }}
+  set macs {{ type ifname . ether_addr; {filled["macs"]}}}
+  set ips {{ type ifname . ipv4_addr; {filled["ips"]}}}
+  map projects {{ type ifname : mark; {filled["projects"]}}}
+  set members {{ type ifname . mark; {filled["members"]}}}
   chain prerouting {{
     type filter hook prerouting priority filter; policy accept;
     iifname != "pv*" accept
@@ -56,7 +88,13 @@ table bridge {TABLE} {{
     ether type ip ip saddr 0.0.0.0 udp dport 67 accept
     ether type ip iifname . ip saddr != @ips drop
     ether type arp iifname . arp saddr ip != @ips drop
+    ether type arp iifname . arp saddr ether != @macs drop
     ether type != {{ ip, arp }} drop
+    ether type ip udp sport 67 drop
+  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname "pv*" ip daddr {network.subnet} ip daddr != {network.gateway} drop
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
@@ -70,28 +108,17 @@ table bridge {TABLE} {{
 """
 
 
-def guard(tap: str, mac: str, ip: str, project: str) -> str:
-    """The addresses and the owner of one TAP; safe to repeat, since they never change."""
-    mark = mark_of(project)
-    return (
-        f'add element bridge {TABLE} macs {{ "{tap}" . {mac} }}\n'
-        f'add element bridge {TABLE} ips {{ "{tap}" . {ip} }}\n'
-        f'add element bridge {TABLE} projects {{ "{tap}" : {mark} }}\n'
-        f'add element bridge {TABLE} members {{ "{tap}" . {mark} }}\n'
-    )
+def _elements(name: str, members: Iterable[Member]) -> str:
+    found = [element for member in members for kind, element in member.elements() if kind == name]
+    return f"elements = {{ {', '.join(found)} }}; " if found else ""
 
 
-def unguard(tap: str, mac: str, ip: str, project: str) -> str:
-    """Forget one TAP, in one transaction."""
-    mark = mark_of(project)
-    return (
-        f'delete element bridge {TABLE} macs {{ "{tap}" . {mac} }}\n'
-        f'delete element bridge {TABLE} ips {{ "{tap}" . {ip} }}\n'
-        f'delete element bridge {TABLE} projects {{ "{tap}" }}\n'
-        f'delete element bridge {TABLE} members {{ "{tap}" . {mark} }}\n'
-    )
+def guard(member: Member) -> str:
+    """One TAP more; safe to repeat."""
+    return "".join(f"add element bridge {TABLE} {name} {{ {element} }}\n" for name, element in member.elements())
 
 
-def mark_of(project: str) -> int:
-    """A project as a packet mark."""
-    return zlib.crc32(project.encode())
+def unguard(member: Member) -> str:
+    """One TAP less. Added first: an element that is not there would keep all the others from being deleted."""
+    gone = "".join(f"delete element bridge {TABLE} {name} {{ {element} }}\n" for name, element in member.elements())
+    return guard(member) + gone

@@ -4,20 +4,49 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import struct
 
+from polyvisor.model.faults import Unavailable
+
 _TUNSETIFF = 0x400454CA
+_TUNGETIFF = 0x800454D2
 _IFF_TAP = 0x0002
+_IFF_PERSIST = 0x0800
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
+_REQUEST = "16sH22x"
+
+
+def exists(device: str) -> bool:
+    """Whether there is a device of that name in our network namespace; `/sys` may show another one's."""
+    try:
+        socket.if_nametoindex(device)
+    except OSError:
+        return False
+    return True
 
 
 def open_tap(name: str) -> int:
-    """A descriptor of the TAP device `name`, to be passed to a hypervisor."""
+    """A descriptor of the TAP device `name`, to be passed to a hypervisor.
+
+    The kernel would make a device that is not there, one that leads nowhere. Only those made to stay are taken.
+
+    :raise Unavailable: there is no such device.
+    """
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR))
-    except OSError:
+        if not exists(name):
+            raise Unavailable("the instance's network device is missing", private=name)
+        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack(_REQUEST, name.encode(), flags))
+        answer = fcntl.ioctl(fd, _TUNGETIFF, bytes(struct.calcsize(_REQUEST)))
+        if not struct.unpack(_REQUEST, answer)[1] & _IFF_PERSIST:
+            raise Unavailable("the instance's network device is missing", private=name)
+    except OSError as error:
+        os.close(fd)
+        raise Unavailable("the instance's network device cannot be opened", private=f"{name}: {error}") from error
+    except Unavailable:
         os.close(fd)
         raise
     return fd

@@ -1,17 +1,20 @@
-"""User mode: each instance behind the hypervisor's own NAT. Nothing on the host is touched, no rights are needed."""
+"""User mode: each instance behind a NAT process of its own. Nothing on the host is touched, no rights are needed."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
-from polyvisor.model.faults import Busy
+from polyvisor.model.faults import Busy, Invalid
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.spec import Port, Shape
 from polyvisor.ports.hypervisor import UserNic
 
 _SSH = 22
+_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 class UserNetwork:
@@ -21,7 +24,16 @@ class UserNetwork:
         """See NetworkDriver."""
 
     def check(self, blueprint: Blueprint) -> None:
-        """See NetworkDriver: every spec can be met, host ports are tried when launched."""
+        """See NetworkDriver. Whether host ports are free is tried at each launch.
+
+        :raise Invalid: one that only a process with rights may take, which what forwards it never is.
+        """
+        first = _first_free()
+        for port in blueprint.spec.ports:
+            if 0 < port.host < first:
+                raise Invalid(
+                    f"ports: host port {port.host} needs rights; the first free one is {first}", field="ports"
+                )
 
     async def plug(self, blueprint: Blueprint) -> None:
         """See NetworkDriver."""
@@ -36,7 +48,15 @@ class UserNetwork:
         wanted = list(blueprint.spec.ports)
         if blueprint.spec.shape is Shape.FULL and not any(p.guest == _SSH for p in wanted):
             wanted.append(Port(_SSH))
-        return UserNic(tuple((p.protocol, _host_port(p), p.guest) for p in wanted))
+        found: dict[int, int] = {}
+        with contextlib.ExitStack() as held:  # all at once, the wanted ones first: no port is found free twice
+            for index in sorted(range(len(wanted)), key=lambda i: not wanted[i].host):
+                found[index] = held.enter_context(_bound(wanted[index])).getsockname()[1]
+        return UserNic(tuple((p.protocol, found[index], p.guest) for index, p in enumerate(wanted)))
+
+    def domain(self, blueprint: Blueprint) -> str:
+        """See NetworkDriver."""
+        return ""
 
     async def sweep(self, known: Collection[InstanceId]) -> None:
         """See NetworkDriver."""
@@ -45,18 +65,22 @@ class UserNetwork:
         """See NetworkDriver."""
 
 
-def _host_port(port: Port) -> int:
-    """The host port to listen on, tried by binding it: the hypervisor's own refusal would come too late to explain."""
-    kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
-    with socket.socket(socket.AF_INET, kind) as probe:
-        if kind == socket.SOCK_STREAM:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port.host))
-        except OSError as error:
-            raise Busy(
-                f"ports: {port.protocol} port {port.host} of the host is taken",
-                field="ports",
-                private=str(error),
-            ) from error
-        return int(probe.getsockname()[1])
+def _first_free() -> int:
+    """The first port that a process without rights may listen on."""
+    return int(_UNPRIVILEGED.read_text())
+
+
+def _bound(port: Port) -> socket.socket:
+    """A socket at the host port: tried by binding it, since later refusals cannot say which one was taken."""
+    udp = port.protocol == "udp"
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+    if not udp:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind(("127.0.0.1", port.host))
+    except OSError as error:
+        probe.close()
+        raise Busy(
+            f"ports: {port.protocol} port {port.host} of the host is taken", field="ports", private=str(error)
+        ) from error
+    return probe

@@ -15,7 +15,7 @@ from polyvisor.host.paths import CONFIG, CONSOLE, JOURNAL, NVRAM
 from polyvisor.model.ids import machine_uuid
 from polyvisor.model.spec import Firmware, Shape
 from polyvisor.model.units import MIB
-from polyvisor.ports.hypervisor import DiskFile, Machine, TapNic, UserNic
+from polyvisor.ports.hypervisor import DiskFile, Machine, TapNic
 
 FREE_PORTS = {Shape.MICRO: 4, Shape.FULL: 8}  # for disks to come; those there at launch have a port each as well
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -95,7 +95,7 @@ class Sets:
 
 
 def argv(machine: Machine, facts: Facts, fds: Mapping[str, int]) -> list[str]:
-    """The whole command line. `fds` holds `qmp`, `agent`, `console-socket`, `tap` and every key of `files`."""
+    """The whole command line. `fds` holds `qmp`, `agent`, `console-socket`, `tap` or `net`, every key of `files`."""
     spec = machine.blueprint.spec
     sets = Sets(fds)
     opened = [f.key for f in files(machine, facts) if f.key not in ("kernel", "initrd", "config")]
@@ -216,18 +216,4 @@ def _nic(machine: Machine, sets: Sets) -> list[str]:
     device = f"virtio-net-pci,id=nic0,netdev=net0,mac={address.mac},romfile="
     if isinstance(machine.nic, TapNic):
         return ["-netdev", f"tap,id=net0,fd={sets.fd('tap')}", "-device", device]
-    return ["-netdev", _user_net(machine, machine.nic), "-device", device]
-
-
-def _user_net(machine: Machine, nic: UserNic) -> str:
-    address = machine.blueprint.address
-    assert address
-    base = address.gateway.rsplit(".", 1)[0]
-    name = machine.blueprint.spec.hostname or machine.blueprint.name
-    net = (
-        f"user,id=net0,ipv6=off,net={base}.0/{address.prefix},host={address.gateway},dns={address.dns},"
-        f"dhcpstart={address.ip},hostname={name}"
-    )
-    return net + "".join(
-        f",hostfwd={protocol}:127.0.0.1:{host}-{address.ip}:{guest}" for protocol, host, guest in nic.forwards
-    )
+    return ["-netdev", f"stream,id=net0,server=off,addr.type=fd,addr.str={sets.fd('net')}", "-device", device]

@@ -15,6 +15,7 @@ from polyvisor.host.hypervisor.qemu.probe import find_accelerator
 from polyvisor.host.hypervisor.qemu.process import Process, find_all, is_alive, record_of, start, uid_of
 from polyvisor.host.hypervisor.qemu.qmp import Qmp
 from polyvisor.host.hypervisor.qemu.tsc import measure_khz
+from polyvisor.host.network import passt
 from polyvisor.host.network.tap import open_tap
 from polyvisor.host.paths import AGENT_SOCKET, CONSOLE_SOCKET, NVRAM, QMP_SOCKET, VMM_LOG
 from polyvisor.host.run import run
@@ -24,7 +25,7 @@ from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import machine_uuid
 from polyvisor.model.instance import RunRecord
 from polyvisor.model.spec import Firmware
-from polyvisor.ports.hypervisor import Gone, Machine, TapNic
+from polyvisor.ports.hypervisor import Gone, Machine, TapNic, UserNic
 
 _BINARY = "qemu-system-x86_64"
 _LAUNCH_LIMIT = 30.0
@@ -61,7 +62,7 @@ class Qemu:
     name = "qemu"
 
     def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+        self.facts = facts
         self.version = facts.version
         self.accelerator = facts.accelerator.name
         self.refused = facts.accelerator.refused
@@ -77,12 +78,13 @@ class Qemu:
         uid = uid_of(machine.blueprint.number) if os.geteuid() == 0 else None
         self._make_nvram(machine)
         with _Handles() as handles:
-            fds = handles.open(machine, self._facts, uid)
+            fds = handles.open(machine, self.facts, uid)
+            await handles.join(machine, fds, uid)
             log = handles.log(machine)
-            line = argv(machine, self._facts, fds)
+            line = argv(machine, self.facts, fds)
             process = await start(line, fds=sorted(fds.values()), log=log, uid=uid)
         record = record_of(
-            process.pid, machine_uuid(machine.blueprint.id), binary=self._facts.binary, version=self.version,
+            process.pid, machine_uuid(machine.blueprint.id), binary=self.facts.binary, version=self.version,
             accelerator=self.accelerator,
         )  # fmt: skip
         try:
@@ -112,9 +114,9 @@ class Qemu:
     def _make_nvram(self, machine: Machine) -> None:
         vars_file = machine.directory / NVRAM
         if machine.blueprint.spec.firmware is Firmware.UEFI and not vars_file.exists():
-            assert self._facts.ovmf_vars
+            assert self.facts.ovmf_vars
             part = vars_file.with_suffix(".part")
-            shutil.copyfile(self._facts.ovmf_vars, part)
+            shutil.copyfile(self.facts.ovmf_vars, part)
             part.rename(vars_file)
 
     async def adopt(self, machine: Machine, record: RunRecord) -> QemuVm:
@@ -135,7 +137,7 @@ class Qemu:
         return record_of(
             pid,
             machine_uuid(machine.blueprint.id),
-            binary=self._facts.binary,
+            binary=self.facts.binary,
             version="",
             accelerator=self.accelerator,
         )
@@ -185,6 +187,14 @@ class _Handles:
             self._fds.append(tap)
             found["tap"] = tap
         return found
+
+    async def join(self, machine: Machine, found: dict[str, int], uid: int | None) -> None:
+        """A user-mode machine's way out, which ends when the last copy of this descriptor is closed."""
+        address = machine.blueprint.address
+        if isinstance(machine.nic, UserNic) and address is not None:
+            sock = await passt.join(machine.nic, address, uid)
+            self._sockets.append(sock)
+            found["net"] = sock.fileno()
 
     def log(self, machine: Machine) -> int:
         """Where the process's own words go."""

@@ -216,10 +216,10 @@ class QemuVm:
             await asyncio.gather(ended, said, return_exceptions=True)
 
     async def _says_so(self) -> None:
-        """Until the guest has shut down. Events are only hints: the state is asked for as well, now and then."""
+        """Until the guest has shut down or is in trouble. Events are hints: the state is asked for now and then."""
         while True:
             sight = await self.status()
-            if sight in (Sight.ENDED, Sight.GONE):
+            if sight in (Sight.ENDED, Sight.GONE) or self.trouble:
                 return
             qmp = self._qmp
             with contextlib.suppress(TimeoutError):

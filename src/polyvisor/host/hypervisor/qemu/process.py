@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polyvisor.host.spawn import spawn
+from polyvisor.model.faults import TimedOut
 from polyvisor.model.instance import RunRecord
 
 
@@ -34,6 +35,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 _UIDS = range(200_000, 1_200_000)
+_KILL_LIMIT = 30.0
 _KVM = Path("/dev/kvm")
 
 
@@ -118,11 +120,19 @@ class Process:
         await self._ended.wait()
 
     async def kill(self) -> None:
-        """SIGKILL, then wait; works on a stopped process too."""
-        if self._fd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-        await self.wait()
+        """SIGKILL, then wait; works on a stopped process too. One that was let go is no longer ours to end.
+
+        :raise TimedOut: the kernel does not let it die.
+        """
+        if self._fd < 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+        try:
+            async with asyncio.timeout(_KILL_LIMIT):
+                await self.wait()
+        except TimeoutError as error:
+            raise TimedOut("the machine's process does not end", private=f"pid {self.pid}") from error
 
     def let_go(self) -> None:
         """Stop watching; the process goes on."""

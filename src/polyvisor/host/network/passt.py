@@ -1,0 +1,67 @@
+"""The way out of a user-mode guest: one `passt` per machine, joined to its hypervisor by a pair of sockets.
+
+It copies connections instead of translating packets, needs no rights, and ends with the hypervisor's end of the pair:
+nobody has to find or end it. Unlike the hypervisor's own NAT it leads nowhere on this host's loopback. Its sockets are
+bound to the interface of the default route, since a guest may put any address on the wire, 127.0.0.1 too.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from polyvisor.host.run import run
+from polyvisor.model.faults import Busy, Unsupported
+from polyvisor.model.instance import Address
+from polyvisor.ports.hypervisor import UserNic
+
+_LIMIT = 10.0
+_ROUTES = Path("/proc/self/net/route")
+
+
+def outbound() -> str | None:
+    """The interface of the default route; None: this host leads nowhere."""
+    rows = [line.split() for line in _ROUTES.read_text().splitlines()[1:]]
+    default = [row for row in rows if row[1] == row[7] == "00000000"]
+    return min(default, key=lambda row: int(row[6]))[0] if default else None
+
+
+def argv(fd: int, nic: UserNic, address: Address, way_out: str | None, uid: int | None) -> list[str]:
+    """The command line. Without a way out only the forwards work: outbound protocols have nothing to be bound to."""
+    line = [
+        "passt", "--quiet", "--fd", str(fd), "--ipv4-only", "--address", address.ip, "--netmask", str(address.prefix),
+        "--gateway", address.gateway, "--mac-addr", "02:00:00:00:00:02", "--no-map-gw", "--no-dhcp-search",
+        "--dns-forward", address.dns, "--interface", way_out or "lo", "--outbound-if4", way_out or "lo",
+    ]  # fmt: skip
+    if uid is not None:
+        line += ["--runas", f"{uid}:{uid}"]
+    for protocol, host, guest in nic.forwards:
+        line += [f"--{protocol}-ports", f"127.0.0.1/{host}:{guest}"]
+    return line
+
+
+async def join(nic: UserNic, address: Address, uid: int | None) -> socket.socket:
+    """Start it; the hypervisor's end of the pair. When it is closed, passt has ended.
+
+    :raise Busy: a host port is taken.
+    :raise Unsupported: passt is not installed or does not run here.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            line = argv(theirs.fileno(), nic, address, outbound(), uid)
+            done = await run(line, timeout=_LIMIT, fds=[theirs.fileno()], check=False)
+            if done.code:
+                raise _refusal(nic.forwards, done.err.decode(errors="replace"))
+        except BaseException:
+            ours.close()
+            raise
+    return ours
+
+
+def _refusal(forwards: Sequence[tuple[str, int, int]], words: str) -> Busy | Unsupported:
+    if "Failed to bind" in words:
+        ports = ", ".join(str(host) for _, host, _ in forwards)
+        return Busy(f"ports: one of the host's ports {ports} is taken", field="ports", private=words)
+    return Unsupported("user mode: passt does not start", field="network", private=words)

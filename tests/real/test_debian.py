@@ -1,0 +1,105 @@
+"""The full shape: Debian 12 from this machine's own packages, under BIOS and UEFI, with cloud-init and SSH.
+
+Such a guest takes a minute to boot here, so each of the two shows many things.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from polyvisor.client import Client
+from polyvisor.wire.native import AttachVolume, CloudInitRequest, CreateVolume, Instance, MountRequest
+from real.guests import Guests, run, sh
+from serving import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+UP = 600.0
+
+
+@pytest.fixture(scope="module")
+def debian(base: Server) -> str:
+    """The image's name, once it is there."""
+    base.cli("pull", "debian-12", timeout=600, check=True)
+    return "debian-12"
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SSH key of the test's own."""
+    path = tmp_path_factory.mktemp("ssh") / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True, timeout=30)
+    return path
+
+
+async def ssh(vm: Instance, key: Path, user: str, command: str) -> str:
+    """Run a command over SSH, from this host."""
+    (port,) = (forward.host for forward in vm.ports if forward.guest == 22)
+    quiet = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
+    argv = ["ssh", "-i", str(key), *quiet, "-p", str(port), f"{user}@127.0.0.1", command]
+    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+async def test_bios_with_cloud_init_ssh_and_volumes(client: Client, guests: Guests, debian: str, key: Path) -> None:
+    for name in ("deb-cold", "deb-hot"):
+        await client.volumes.create(CreateVolume(name=name, size="64M"))
+    try:
+        init = CloudInitRequest(ssh_keys=[key.with_suffix(".pub").read_text().strip()], user="dev")
+        vm = await guests.boot(
+            debian, name="deb-bios", firmware="bios", disk="4G", hostname="deb", cloud_init=init, timeout=UP,
+            volumes=[MountRequest(volume="deb-cold", path="/srv/cold")],
+        )  # fmt: skip
+        assert vm.shape == "full" and vm.ready
+        assert await sh(client, vm.id, "cloud-init status --wait > /dev/null; hostname; id -un dev") == "deb\ndev"
+        assert await ssh(vm, key, "dev", "hostname; sudo id -u") == "deb\n0"
+        gigabytes = int(await sh(client, vm.id, "df --output=size -B1M / | tail -n 1"))
+        assert 3500 < gigabytes < 4096  # its root has grown into the disk
+        assert await sh(client, vm.id, "findmnt -n -o TARGET,FSTYPE /srv/cold | tr -s ' '") == "/srv/cold ext4"
+        # hot, made into something else by the guest, and read by another guest
+        await client.instances.attach(vm.id, AttachVolume(volume="deb-hot"))
+        serial = (await client.volumes.get("deb-hot")).id[:20]
+        await sh(
+            client, vm.id,
+            f"d=/dev/disk/by-id/virtio-{serial}; udevadm settle; mkfs.ext4 -q -F $d && mount $d /mnt && "
+            "echo from debian > /mnt/file && umount /mnt",
+        )  # fmt: skip
+        await client.instances.detach(vm.id, "deb-hot")
+        other = await guests.boot()
+        await client.instances.attach(other.id, AttachVolume(volume="deb-hot", path="/v"))
+        assert await sh(client, other.id, "cat /v/file") == "from debian"
+        # a reboot from inside: same process, volumes where they were; then the power button
+        before = await sh(client, vm.id, "cat /proc/sys/kernel/random/boot_id")
+        await run(client, vm.id, "systemctl", "reboot", "--no-block")
+        async with asyncio.timeout(UP):
+            while await boot_id(client, vm.id) in (before, ""):
+                await asyncio.sleep(1)
+        await client.instances.wait(vm.id, ["ready"], timeout=60)
+        assert await sh(client, vm.id, "findmnt -n -o TARGET /srv/cold") == "/srv/cold"
+        stopped = await client.instances.stop(vm.id, grace=60)
+        assert (await client.instances.get(stopped.id)).state == "stopped"
+    finally:
+        await guests.discard()
+        for name in ("deb-cold", "deb-hot"):
+            await client.volumes.delete(name)
+
+
+async def boot_id(client: Client, key: str) -> str:
+    """Which boot of the guest it is; empty while nobody answers."""
+    try:
+        return await sh(client, key, "cat /proc/sys/kernel/random/boot_id")
+    except Exception:
+        return ""
+
+
+async def test_uefi_with_the_owners_own_data(client: Client, guests: Guests, debian: str, key: Path) -> None:
+    data = "#cloud-config\nbootcmd: [echo early > /run/early]\nruncmd: [echo late > /var/late]\n"
+    init = CloudInitRequest(ssh_keys=[key.with_suffix(".pub").read_text().strip()], user="root", user_data=data)
+    vm = await guests.boot(debian, name="deb-uefi", firmware="uefi", vcpus=2, cloud_init=init, timeout=UP)
+    script = "cloud-init status --wait > /dev/null; cat /run/early /var/late; [ -d /sys/firmware/efi ]; nproc; hostname"
+    assert await sh(client, vm.id, script) == "early\nlate\n2\ndeb-uefi"
+    assert await ssh(vm, key, "root", "id -u") == "0"
