@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,15 +19,18 @@ LIMIT = 20.0
 
 
 @contextmanager
-def registry_in(root: Path) -> Iterator[str]:
-    """Its `host:port`."""
+def registry_in(root: Path, name: str = "") -> Iterator[str]:
+    """Its `host:port`. With a `name` it speaks TLS, under that name, with the certificate in `ca.crt`."""
     if not shutil.which("docker-registry"):
         pytest.skip("docker-registry is not installed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     store = {"filesystem": {"rootdirectory": str(root / "store")}}
-    settings = {"version": "0.1", "storage": store, "http": {"addr": f"127.0.0.1:{port}"}}
+    listen: dict[str, Any] = {"addr": f"127.0.0.1:{port}"}
+    if name:
+        listen["tls"] = _certified(root, name)
+    settings = {"version": "0.1", "storage": store, "http": listen}
     (root / "config.yml").write_text(json.dumps(settings))  # JSON is YAML
     argv = ["docker-registry", "serve", str(root / "config.yml")]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -41,6 +45,14 @@ def registry_in(root: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _certified(root: Path, name: str) -> dict[str, str]:
+    key, certificate = root / "key.pem", root / "ca.crt"
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    argv += ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key)]
+    subprocess.run([*argv, "-out", str(certificate)], check=True, capture_output=True)
+    return {"certificate": str(certificate), "key": str(key)}
 
 
 def push(layout: Path, where: str) -> str:

@@ -21,7 +21,7 @@ from polyvisor.host.run import run, use_proxies
 from polyvisor.model.faults import Upstream
 from polyvisor.model.image import parse_reference
 from real.archives import entry, oci_layout
-from real.registries import push
+from real.registries import push, registry_in
 
 ASK = """
 import os, socket, sys
@@ -69,6 +69,27 @@ async def test_a_walled_fetch_reaches_no_registry_on_loopback(tmp_path: Path, re
     assert await fetch.resolve(reference, fetch.Way(tmp_path, "amd64"))
     with pytest.raises(Upstream):
         await fetch.resolve(reference, fetch.Way(tmp_path, "amd64", walled=True))
+
+
+async def test_a_walled_fetcher_gets_an_image_from_where_it_may(tmp_path: Path) -> None:
+    name = "registry.example"
+    with registry_in(tmp_path, name) as where:
+        push(oci_layout(tmp_path / "layout", [entry("x", b"x")]), f"{where}/app:1")
+        port = where.partition(":")[2]
+        allowed = [name]
+
+        async def judge(host: str, _: int) -> Sequence[str]:
+            return ["127.0.0.1"] if host in allowed else []
+
+        copy = ["skopeo", "--insecure-policy", "copy", "-q", "--src-cert-dir", str(tmp_path)]
+        copy += [f"docker://{name}:{port}/app:1", f"dir:{tmp_path}/out"]
+        own = {"HOME": str(tmp_path)}
+        done = await run_enclosed(copy, judge, timeout=60, env=own, check=False)
+        assert done.code == 0, done.err
+        assert (tmp_path / "out/manifest.json").is_file()
+        allowed.clear()
+        done = await run_enclosed(copy, judge, timeout=60, env=own, check=False)
+        assert done.code == 1 and b"Forbidden" in done.err
 
 
 class _Asked(BaseHTTPRequestHandler):
