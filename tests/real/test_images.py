@@ -146,6 +146,13 @@ async def test_a_bomb_is_stopped_while_it_unpacks(tmp_path: Path, how: str) -> N
     await refused(images, layout, "unpack to more|too large")
 
 
+@pytest.mark.parametrize("layers", [[64], [3, 3, 3]])
+async def test_an_archive_of_too_much_is_stopped(tmp_path: Path, layers: list[int]) -> None:
+    images = LocalImages(tmp_path / "images", Settings(bounds=Bounds(content=4 * MIB)))
+    entries = [[entry(f"f{n}", os.urandom(size * MIB))] for n, size in enumerate(layers)]
+    await refused(images, docker_save(tmp_path / "big.tar", *entries), "unpack to more|packed size")
+
+
 async def test_blobs_that_are_not_what_they_say_are_refused(images: LocalImages, tmp_path: Path) -> None:
     layout = oci_layout(tmp_path / "layout", LOWER)
     blob = max((layout / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
