@@ -215,7 +215,7 @@ os.execvp("env", ["env", "HTTPS_PROXY=" + way, "HTTP_PROXY=" + way, *sys.argv[2:
 
 def enclosed(argv: Sequence[str], fd: int) -> list[str]:
     """`argv` in a network of its own, where nothing is but a proxy: its listening socket is sent over `fd`."""
-    wrap = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
+    wrap = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-current-user", "--keep-caps", "--net"]
     return [*wrap, "--", sys.executable, "-I", "-S", "-c", _ENTER, str(fd), *argv]
 
 
