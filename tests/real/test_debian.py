@@ -122,6 +122,6 @@ async def test_ssh_over_the_bridge(base: Server, debian: str, key: Path, tmp_pat
             init = CloudInitRequest(ssh_keys=[key.with_suffix(".pub").read_text().strip()], user="dev")
             vm = await Guests(client).boot(debian, name="deb-bridge", cloud_init=init, timeout=UP)
             await sh(client, vm.id, "cloud-init status --wait > /dev/null")
-            assert vm.address in await sh(client, vm.id, "hostname -I")
+            assert vm.address and vm.address in await sh(client, vm.id, "hostname -I")
             assert await ssh(vm, key, "dev", "hostname", made.host.prefix) == "deb-bridge"
         finish(server)
