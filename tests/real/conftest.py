@@ -83,10 +83,10 @@ def another(base: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
         finish(server)
 
 
-def share(base: Path, data: Path) -> None:
-    """Hard links to the files that guests boot from: they are never written again."""
-    for folder, _, files in os.walk(base / "boot"):
-        there = data / "boot" / Path(folder).relative_to(base / "boot")
+def share(base: Path, data: Path, what: str = "boot") -> None:
+    """Hard links to the files that guests boot from, or to the images: they are never written again."""
+    for folder, _, files in os.walk(base / what):
+        there = data / what / Path(folder).relative_to(base / what)
         there.mkdir(parents=True, mode=0o700)
         for name in files:
             source = Path(folder) / name
