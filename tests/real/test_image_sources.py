@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import tarfile
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +20,6 @@ from polyvisor.model.ids import ProjectId, mint
 from polyvisor.model.principal import Project
 from polyvisor.server.wiring import utc_now
 from polyvisor.store import open_store
-from polyvisor.wire.native import PullProgress
 from real.archives import Layer, docker_save, entry, oci_layout
 from real.registries import push
 from serving import Server
@@ -288,22 +285,3 @@ def test_listed_registries_are_all_there_are_and_one_completes_short_names(
     assert json.loads(refused.stderr)["kind"] == "Forbidden"
     missing = server.cli("images", "pull", "nothing", "--json")
     assert json.loads(missing.stderr)["kind"] == "NotFound"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_debian_is_built_once_and_its_progress_only_rises(base: Server, debian: list[PullProgress]) -> None:
-    fractions = [said.fraction for said in debian if said.fraction is not None]
-    assert fractions == sorted(fractions)
-    image = debian[-1].image
-    assert image is not None and (image.kind, image.names) == ("disk", ["debian-12:latest"])
-    if len(debian) > 2:  # it was not there yet
-        assert {"unpacking the base system", "making the boot disk"} <= {said.text for said in debian}
-    began = time.monotonic()
-    assert base.cli("images", "pull", "debian-12", check=True).stdout == b"debian-12:latest\n"
-    assert time.monotonic() - began < 10
-    path = base.data / "images" / image.digest.removeprefix("sha256:") / "disk.qcow2"
-    argv = ["qemu-img", "info", "-f", "qcow2", "-U", str(path)]
-    said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-    assert re.search(r"virtual size: 2 GiB", said)
-    assert "backing file" not in said
