@@ -24,13 +24,6 @@ UP = 600.0
 
 
 @pytest.fixture(scope="module")
-def debian(base: Server) -> str:
-    """The image's name, once it is there."""
-    base.cli("pull", "debian-12", timeout=600, check=True)
-    return "debian-12"
-
-
-@pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SSH key of the test's own."""
     path = tmp_path_factory.mktemp("ssh") / "key"
