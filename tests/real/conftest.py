@@ -41,14 +41,21 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def debian(base: Server) -> list[PullProgress]:
-    """`debian-12` on `base`, built at the first use; what was told of it meanwhile."""
+def debian_told(base: Server) -> list[PullProgress]:
+    """What is told while `debian-12` is built on `base`."""
 
     async def pull() -> list[PullProgress]:
         async with base.client() as client:
             return [said async for said in client.images.pull("debian-12")]
 
     return asyncio.run(pull())
+
+
+@pytest.fixture(scope="session")
+def debian(debian_told: list[PullProgress]) -> str:
+    """The name of the image `debian-12`, which is on `base` by then."""
+    assert debian_told[-1].image is not None
+    return "debian-12"
 
 
 @pytest.fixture

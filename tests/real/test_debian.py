@@ -49,13 +49,13 @@ async def ssh(vm: Instance, key: Path, user: str, command: str, prefix: tuple[st
     return done.stdout.strip()
 
 
-def test_debian_is_built_once_and_its_progress_only_rises(base: Server, debian: list[PullProgress]) -> None:
-    fractions = [said.fraction for said in debian if said.fraction is not None]
+def test_debian_is_built_once_and_its_progress_only_rises(base: Server, debian_told: list[PullProgress]) -> None:
+    fractions = [said.fraction for said in debian_told if said.fraction is not None]
     assert fractions == sorted(fractions)
-    image = debian[-1].image
+    image = debian_told[-1].image
     assert image is not None and (image.kind, image.names) == ("disk", ["debian-12:latest"])
-    if len(debian) > 2:  # it was not there yet
-        assert {"unpacking the base system", "making the boot disk"} <= {said.text for said in debian}
+    if len(debian_told) > 2:  # it was not there yet
+        assert {"unpacking the base system", "making the boot disk"} <= {said.text for said in debian_told}
     assert base.cli("images", "pull", "debian-12", timeout=20, check=True).stdout == b"debian-12:latest\n"
     path = base.data / "images" / image.digest.removeprefix("sha256:") / "disk.qcow2"
     argv = ["qemu-img", "info", "-f", "qcow2", "-U", str(path)]
@@ -64,15 +64,13 @@ def test_debian_is_built_once_and_its_progress_only_rises(base: Server, debian: 
     assert "backing file" not in said
 
 
-async def test_bios_with_cloud_init_ssh_and_volumes(
-    client: Client, guests: Guests, debian: list[PullProgress], key: Path
-) -> None:
+async def test_bios_with_cloud_init_ssh_and_volumes(client: Client, guests: Guests, debian: str, key: Path) -> None:
     for name in ("deb-cold", "deb-hot"):
         await client.volumes.create(CreateVolume(name=name, size="64M"))
     try:
         init = CloudInitRequest(ssh_keys=[key.with_suffix(".pub").read_text().strip()], user="dev")
         vm = await guests.boot(
-            "debian-12", name="deb-bios", firmware="bios", disk="4G", hostname="deb", cloud_init=init, timeout=UP,
+            debian, name="deb-bios", firmware="bios", disk="4G", hostname="deb", cloud_init=init, timeout=UP,
             volumes=[MountRequest(volume="deb-cold", path="/srv/cold")],
         )  # fmt: skip
         assert vm.shape == "full" and vm.ready
@@ -117,12 +115,10 @@ async def boot_id(client: Client, key: str) -> str:
         return ""
 
 
-async def test_uefi_with_the_owners_own_data(
-    client: Client, guests: Guests, debian: list[PullProgress], key: Path
-) -> None:
+async def test_uefi_with_the_owners_own_data(client: Client, guests: Guests, debian: str, key: Path) -> None:
     data = "#cloud-config\nbootcmd: [echo early > /run/early]\nruncmd: [echo late > /var/late]\n"
     init = CloudInitRequest(ssh_keys=[key.with_suffix(".pub").read_text().strip()], user="root", user_data=data)
-    vm = await guests.boot("debian-12", name="deb-uefi", firmware="uefi", vcpus=2, cloud_init=init, timeout=UP)
+    vm = await guests.boot(debian, name="deb-uefi", firmware="uefi", vcpus=2, cloud_init=init, timeout=UP)
     script = "cloud-init status --wait > /dev/null; cat /run/early /var/late; [ -d /sys/firmware/efi ]; nproc; hostname"
     assert await sh(client, vm.id, script) == "early\nlate\n2\ndeb-uefi"
     assert await ssh(vm, key, "root", "id -u") == "0"
@@ -130,7 +126,7 @@ async def test_uefi_with_the_owners_own_data(
 
 @pytest.mark.bridge
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and bridges need root")
-async def test_ssh_over_the_bridge(base: Server, debian: list[PullProgress], key: Path, tmp_path: Path) -> None:
+async def test_ssh_over_the_bridge(base: Server, debian: str, key: Path, tmp_path: Path) -> None:
     """DHCP by the guest's own networkd, names by the bridge's DNS, SSH from the host at the guest's address."""
     data = tmp_path / "data"
     share(base.data, data)
@@ -139,7 +135,7 @@ async def test_ssh_over_the_bridge(base: Server, debian: list[PullProgress], key
         server = Server(data, "--network", "bridge", prefix=made.host.prefix).start()
         async with server.client() as client:
             init = CloudInitRequest(ssh_keys=[key.with_suffix(".pub").read_text().strip()], user="dev")
-            vm = await Guests(client).boot("debian-12", name="deb-bridge", cloud_init=init, timeout=UP)
+            vm = await Guests(client).boot(debian, name="deb-bridge", cloud_init=init, timeout=UP)
             await sh(client, vm.id, "cloud-init status --wait > /dev/null")
             assert vm.address and vm.address in await sh(client, vm.id, "hostname -I")
             assert await ssh(vm, key, "dev", "hostname", made.host.prefix) == "deb-bridge"

@@ -74,7 +74,7 @@ class ImagesEngine:
         if name.startswith("sha256:"):
             raise NotFound(f"image: no image {name[:120]!r}, and a digest alone names no registry", field="image")
         reference = str(parse_reference(name))
-        full = await self._host.images.vet(reference, trusted=principal.operator)
+        full = await self._host.images.vet(name, trusted=principal.operator)
         owner = OPERATORS if full in BUILT_IN else principal.project
         found = self._pulls.get((owner, principal.operator, reference))
         if found is None or found.task.done():
