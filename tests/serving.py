@@ -47,6 +47,7 @@ class Server:
         if not line.startswith(b"ready "):
             self.process.kill()
             self.process.wait()
+            self.process.stdout.close()
             raise AssertionError(f"no ready line but {line!r}; the log ends:\n{self.log.read_text()[-3000:]}")
         return self
 

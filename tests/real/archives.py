@@ -8,7 +8,7 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,16 @@ def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def config(layers: Sequence[bytes], arch: str = "amd64") -> bytes:
+def config(layers: Sequence[bytes], arch: str = "amd64", says: Mapping[str, Any] = CONFIG) -> bytes:
     diff_ids = [f"sha256:{sha(layer)}" for layer in layers]
     rootfs = {"type": "layers", "diff_ids": diff_ids}
-    return json.dumps({"architecture": arch, "os": "linux", "config": CONFIG, "rootfs": rootfs}).encode()
+    return json.dumps({"architecture": arch, "os": "linux", "config": says, "rootfs": rootfs}).encode()
 
 
-def docker_save(path: Path, *layers: Layer) -> Path:
-    """As `docker save` wrote it for ten years."""
+def docker_save(path: Path, *layers: Layer, says: Mapping[str, Any] = CONFIG) -> Path:
+    """As `docker save` wrote it for ten years. `says` is what the image says of its workload."""
     tars = [tar(layer) for layer in layers]
-    about = config(tars)
+    about = config(tars, says=says)
     names = [f"{sha(data)}/layer.tar" for data in tars]
     manifest = [{"Config": f"{sha(about)}.json", "RepoTags": ["app:1"], "Layers": names}]
     files = [(f"{sha(about)}.json", about), *zip(names, tars, strict=True)]
@@ -71,7 +71,14 @@ def packed(data: bytes, how: str) -> tuple[bytes, str]:
     return data, ""
 
 
-def oci_layout(root: Path, *layers: Layer, how: str = "gzip", arch: str = "amd64", **layer_fields: Any) -> Path:
+def oci_layout(
+    root: Path,
+    *layers: Layer,
+    how: str = "gzip",
+    arch: str = "amd64",
+    says: Mapping[str, Any] = CONFIG,
+    **layer_fields: Any,
+) -> Path:
     blobs = root / "blobs/sha256"
     blobs.mkdir(parents=True)
 
@@ -85,7 +92,7 @@ def oci_layout(root: Path, *layers: Layer, how: str = "gzip", arch: str = "amd64
     for data in tars:
         content, ending = packed(data, how)
         found.append(blob(content, f"layer.v1.tar{ending}", **layer_fields))
-    about = blob(config(tars, arch), "config.v1+json")
+    about = blob(config(tars, arch, says), "config.v1+json")
     media = "application/vnd.oci.image.manifest.v1+json"
     manifest = {"schemaVersion": 2, "mediaType": media, "config": about, "layers": found}
     top = blob(json.dumps(manifest).encode(), "manifest.v1+json", platform={"os": "linux", "architecture": arch})

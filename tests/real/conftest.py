@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from polyvisor.client import Client
+from polyvisor.wire.native import PullProgress
 from real.guests import Guests
+from real.registries import registry_in
 from serving import Server, await_gone, machines_of
 
 
@@ -28,6 +31,31 @@ def finish(server: Server) -> None:
     server.cli("rm", "--all", "--force", check=True)
     assert server.stop() == 0
     await_gone(machines_of(server.data))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry on loopback that lives for the whole session, as `host:port`."""
+    with registry_in(tmp_path_factory.mktemp("registry")) as where:
+        yield where
+
+
+@pytest.fixture(scope="session")
+def debian_told(base: Server) -> list[PullProgress]:
+    """What is told while `debian-12` is built on `base`."""
+
+    async def pull() -> list[PullProgress]:
+        async with base.client() as client:
+            return [said async for said in client.images.pull("debian-12")]
+
+    return asyncio.run(pull())
+
+
+@pytest.fixture(scope="session")
+def debian(debian_told: list[PullProgress]) -> str:
+    """The name of the image `debian-12`, which is on `base` by then."""
+    assert debian_told[-1].image is not None
+    return "debian-12"
 
 
 @pytest.fixture
@@ -62,10 +90,10 @@ def another(base: Server, tmp_path: Path) -> Iterator[Callable[..., Server]]:
         finish(server)
 
 
-def share(base: Path, data: Path) -> None:
-    """Hard links to the files that guests boot from: they are never written again."""
-    for folder, _, files in os.walk(base / "boot"):
-        there = data / "boot" / Path(folder).relative_to(base / "boot")
+def share(base: Path, data: Path, what: str = "boot") -> None:
+    """Hard links to the files that guests boot from, or to the images: they are never written again."""
+    for folder, _, files in os.walk(base / what):
+        there = data / what / Path(folder).relative_to(base / what)
         there.mkdir(parents=True, mode=0o700)
         for name in files:
             source = Path(folder) / name

@@ -19,14 +19,16 @@ from polyvisor.access.credentials import new_key
 from polyvisor.client import Client, Refused
 from polyvisor.host.network.bridge import tap_name
 from polyvisor.host.network.names import domain
+from polyvisor.host.network.tap import open_tap
 from polyvisor.host.paths import Paths
+from polyvisor.model.faults import Unavailable
 from polyvisor.model.ids import InstanceId, ProjectId, mint
 from polyvisor.model.principal import Project
 from polyvisor.store import open_store
 from polyvisor.wire.native import Instance
 from real.conftest import finish, share
 from real.guests import Guests, make_boot_files, run, sh
-from real.namespaces import HOST, METADATA, WORLD, WORLD_NAME, Ground, command, ground, listening
+from real.namespaces import HOST, METADATA, WORLD, WORLD_NAME, Ground, Namespace, command, ground, listening
 from serving import Server
 
 pytestmark = [
@@ -323,6 +325,17 @@ async def test_a_killed_servers_guests_stay_connected_while_the_next_one_starts(
         assert int(sent) > 20 and int(sent) - int(received) <= 2, text
 
 
+async def test_a_device_that_lost_its_bridge_joins_it_again(place: Place) -> None:
+    """A plug that was cut short, or a bridge that somebody deleted under running guests."""
+    place.server.kill()
+    command("ip", "link", "set", tap_name(InstanceId(place.two.id)), "nomaster")
+    command("ip", "link", "del", BRIDGE)
+    place.server.start()
+    async with place.server.client() as client:
+        for guest in (place.one, place.two):
+            assert await reaches(client, guest, GATEWAY) and await reaches(client, guest, WORLD)
+
+
 async def test_guests_stay_connected_while_no_server_runs(place: Place) -> None:
     assert place.server.stop() == 0
     for guest in (place.one, place.two, place.alien):
@@ -347,3 +360,50 @@ def test_a_server_without_instances_takes_everything_with_it(base: Server, tmp_p
         assert made.host.run("nft", "list", "ruleset") == "" and not told.exists()
         assert not dnsmasq.exists()
         assert list((data / "network").iterdir()) == []
+
+
+NO_RIGHTS = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+
+
+@pytest.fixture
+def space() -> Iterator[Namespace]:
+    """An empty one."""
+    made = Namespace()
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+async def test_machines_that_run_nothing_need_no_rights(space: Namespace, tmp_path: Path) -> None:
+    with space.inside():
+        flags = ("--network", "bridge", "--hypervisor", "fake")
+        server = Server(tmp_path / "data", *flags, prefix=(*space.prefix, *NO_RIGHTS)).start()
+        async with server.client() as client:
+            vm = await Guests(client).boot()
+            assert vm.address == "10.77.0.10" and set(space.links()) == {"lo"}
+            await client.instances.delete(vm.id, force=True)
+        assert server.stop() == 0
+
+
+def test_without_rights_the_server_says_what_is_missing(space: Namespace, tmp_path: Path) -> None:
+    with space.inside(), pytest.raises(AssertionError, match="bridge mode needs root"):
+        Server(tmp_path / "data", "--network", "bridge", prefix=(*space.prefix, *NO_RIGHTS)).start()
+    assert set(space.links()) == {"lo"}
+
+
+def test_a_bridge_of_somebody_else_is_left_alone(space: Namespace, tmp_path: Path) -> None:
+    space.run("ip", "link", "add", BRIDGE, "type", "bridge")
+    with space.inside(), pytest.raises(AssertionError, match="is there already and not ours"):
+        Server(tmp_path / "data", "--network", "bridge", prefix=space.prefix).start()
+    assert set(space.links()) == {"lo", BRIDGE} and space.run("nft", "list", "ruleset") == ""
+
+
+def test_a_device_that_is_missing_is_not_made_up(space: Namespace) -> None:
+    with space.inside():
+        with pytest.raises(Unavailable):
+            open_tap("pvnone")
+        assert set(space.links()) == {"lo"}
+        space.run("ip", "tuntap", "add", "pvsome", "mode", "tap", "vnet_hdr")
+        os.close(open_tap("pvsome"))
+        assert "pvsome" in space.links()

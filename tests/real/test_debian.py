@@ -6,25 +6,28 @@ Such a guest takes a minute to boot here, so each of the two shows many things.
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from polyvisor.client import Client
-from polyvisor.wire.native import AttachVolume, CloudInitRequest, CreateVolume, Instance, MountRequest
+from polyvisor.wire.native import (
+    AttachVolume,
+    CloudInitRequest,
+    CreateVolume,
+    Instance,
+    MountRequest,
+    PullProgress,
+)
+from real.conftest import finish, share
 from real.guests import Guests, run, sh
+from real.namespaces import ground
 from serving import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 UP = 600.0
-
-
-@pytest.fixture(scope="module")
-def debian(base: Server) -> str:
-    """The image's name, once it is there."""
-    base.cli("pull", "debian-12", timeout=600, check=True)
-    return "debian-12"
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +38,30 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def ssh(vm: Instance, key: Path, user: str, command: str) -> str:
-    """Run a command over SSH, from this host."""
-    (port,) = (forward.host for forward in vm.ports if forward.guest == 22)
+async def ssh(vm: Instance, key: Path, user: str, command: str, prefix: tuple[str, ...] = ()) -> str:
+    """Run a command over SSH, from this host: through the forward in user mode, at the address in bridge mode."""
+    port = next((forward.host for forward in vm.ports if forward.guest == 22), 22)
+    where = "127.0.0.1" if vm.ports else vm.address
     quiet = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
-    argv = ["ssh", "-i", str(key), *quiet, "-p", str(port), f"{user}@127.0.0.1", command]
+    argv = [*prefix, "ssh", "-i", str(key), *quiet, "-p", str(port), f"{user}@{where}", command]
     done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_debian_is_built_once_and_its_progress_only_rises(base: Server, debian_told: list[PullProgress]) -> None:
+    fractions = [said.fraction for said in debian_told if said.fraction is not None]
+    assert fractions == sorted(fractions)
+    image = debian_told[-1].image
+    assert image is not None and (image.kind, image.names) == ("disk", ["debian-12:latest"])
+    if len(debian_told) > 2:  # it was not there yet
+        assert {"unpacking the base system", "making the boot disk"} <= {said.text for said in debian_told}
+    assert base.cli("images", "pull", "debian-12", timeout=20, check=True).stdout == b"debian-12:latest\n"
+    path = base.data / "images" / image.digest.removeprefix("sha256:") / "disk.qcow2"
+    argv = ["qemu-img", "info", "-f", "qcow2", "-U", str(path)]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    assert "virtual size: 2 GiB" in said
+    assert "backing file" not in said
 
 
 async def test_bios_with_cloud_init_ssh_and_volumes(client: Client, guests: Guests, debian: str, key: Path) -> None:
@@ -103,3 +122,21 @@ async def test_uefi_with_the_owners_own_data(client: Client, guests: Guests, deb
     script = "cloud-init status --wait > /dev/null; cat /run/early /var/late; [ -d /sys/firmware/efi ]; nproc; hostname"
     assert await sh(client, vm.id, script) == "early\nlate\n2\ndeb-uefi"
     assert await ssh(vm, key, "root", "id -u") == "0"
+
+
+@pytest.mark.bridge
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and bridges need root")
+async def test_ssh_over_the_bridge(base: Server, debian: str, key: Path, tmp_path: Path) -> None:
+    """DHCP by the guest's own networkd, names by the bridge's DNS, SSH from the host at the guest's address."""
+    data = tmp_path / "data"
+    share(base.data, data)
+    share(base.data, data, "images")
+    with ground() as made, made.host.inside():
+        server = Server(data, "--network", "bridge", prefix=made.host.prefix).start()
+        async with server.client() as client:
+            init = CloudInitRequest(ssh_keys=[key.with_suffix(".pub").read_text().strip()], user="dev")
+            vm = await Guests(client).boot(debian, name="deb-bridge", cloud_init=init, timeout=UP)
+            await sh(client, vm.id, "cloud-init status --wait > /dev/null")
+            assert vm.address and vm.address in await sh(client, vm.id, "hostname -I")
+            assert await ssh(vm, key, "dev", "hostname", made.host.prefix) == "deb-bridge"
+        finish(server)

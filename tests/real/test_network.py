@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,9 @@ SERVE = "mkdir -p /w; echo hello > /w/index.html; httpd -p {port} -h /w"
 
 
 GATEWAY = "ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p'"
+# What DHCP said, in one line: a guest's own client would set what we compare with.
+DHCP = """printf '#!/bin/sh\\n[ "$1" = bound ] && echo "$ip/$mask $router $dns"\\n' > /tmp/said
+chmod +x /tmp/said; udhcpc -i eth0 -n -q -f -t 5 -T 1 -s /tmp/said 2>/dev/null"""
 UNHEARD = "sed -n 's/^Udp: [0-9]* \\([0-9]*\\).*/\\1/p' /proc/net/snmp"
 
 
@@ -103,6 +107,32 @@ async def test_guests_do_not_meet_and_the_gateway_is_not_this_host(client: Clien
         assert get(port) == "you are 127.0.0.1"
         assert await fetch(client, one, gateway, port) == ""
         assert await fetch(client, one, gateway, two.ports[0].host) == ""
+
+
+async def test_dhcp_gives_a_guest_the_address_that_it_has(client: Client, guests: Guests) -> None:
+    """What a full guest lives by; a micro guest has it from its settings, and asks for once."""
+    vm = await guests.boot()
+    said = (await sh(client, vm.id, DHCP)).split()
+    assert said[:2] == [f"{vm.address}/24", await sh(client, vm.id, GATEWAY)]
+    assert said[2:] == re.findall(r"^nameserver ([0-9.]+)", Path("/etc/resolv.conf").read_text(), re.MULTILINE)
+
+
+async def test_forwards_outlive_the_server(base: Server, another: Callable[..., Server]) -> None:
+    await asyncio.to_thread(make_boot_files, base)
+    server = another()
+    async with server.client() as client:
+        vm = await Guests(client).boot(ports=[{"guest": 8000}])
+        await sh(client, vm.id, SERVE.format(port=8000))
+    server.kill()
+    assert get(vm.ports[0].host) == "hello\n"
+    server.start()
+    async with server.client() as client:
+        assert (await client.instances.get(vm.id)).ports == vm.ports
+        assert get(vm.ports[0].host) == "hello\n"
+        await client.instances.restart(vm.id, wait="ready")
+        again = await client.instances.get(vm.id)
+        await sh(client, vm.id, SERVE.format(port=8000))
+        assert get(again.ports[0].host) == "hello\n"
 
 
 @pytest.mark.xfail(strict=True, reason="the passt of Debian 12 connects to 127.0.0.1 when a guest puts it on the wire")

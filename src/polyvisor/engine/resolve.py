@@ -5,7 +5,7 @@ from __future__ import annotations
 from polyvisor.model.faults import Invalid
 from polyvisor.model.image import Image, ImageKind
 from polyvisor.model.request import Create
-from polyvisor.model.spec import DEFAULT_DISK, DEFAULT_MEMORY, Firmware, Shape, Spec, check_spec
+from polyvisor.model.spec import DEFAULT_DISK, DEFAULT_MEMORY, Firmware, Shape, Spec, check_env, check_spec
 from polyvisor.model.units import MIB, Bytes
 
 _FULL_MEMORY = Bytes(1024 * MIB)
@@ -24,6 +24,7 @@ def resolve_spec(wanted: Create, image: Image) -> Spec:
     disk = max(DEFAULT_DISK, image.virtual_size) if wanted.disk is None else wanted.disk
     if shape is Shape.FULL and disk < image.virtual_size:
         raise Invalid(f"disk: the image needs at least {image.virtual_size} bytes", field="disk")
+    check_env(wanted.env)
     return check_spec(
         Spec(
             image=image.id, image_name=wanted.image, shape=shape, firmware=_firmware(wanted, shape),

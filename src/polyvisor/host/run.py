@@ -1,7 +1,8 @@
 """The only place that starts helper programs: a time limit, a cap on output, and a whole group to kill.
 
-Limits are applied by util-linux wrappers (`unshare`, `setpriv`, `prlimit`) and not by code run between fork
-and exec, which is unsafe in a threaded interpreter.
+Nothing of our own environment reaches a helper: it may hold a database password, and our PATH may lack the
+directories where Debian keeps half of the tools. Limits are applied by util-linux wrappers (`unshare`, `setpriv`,
+`prlimit`) and not by code run between fork and exec, which is unsafe in a threaded interpreter.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import asyncio
 import contextlib
 import functools
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +24,30 @@ from typing import BinaryIO
 from polyvisor.model.faults import Internal, TimedOut, Unsupported
 
 _CHUNK = 64 * 1024
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ENVIRONMENT = {"PATH": PATH, "HOME": "/nonexistent", "LC_ALL": "C"}
+_proxies: dict[str, str] = {}
+
+
+def find(program: str) -> str | None:
+    """Where `program` is, looked for where `run` looks."""
+    return shutil.which(program, path=PATH)
+
+
+def use_proxies(variables: Mapping[str, str]) -> None:
+    """The operator's way out, as `https_proxy` and the like: for helpers that go `online`. Once, at start-up."""
+    _proxies.clear()
+    _proxies.update(variables)
+
+
+def proxies() -> Mapping[str, str]:
+    """What was given to `use_proxies`."""
+    return _proxies
+
+
+def environment(extra: Mapping[str, str] | None = None, *, online: bool = False) -> dict[str, str]:
+    """All that a helper sees of ours."""
+    return {**_ENVIRONMENT, **(_proxies if online else {}), **(extra or {})}
 
 
 @dataclass(frozen=True)
@@ -52,6 +80,7 @@ async def run(  # noqa: PLR0913 - the one front door: every knob of a helper is 
     timeout: float,
     stdin: bytes | None = None,
     env: Mapping[str, str] | None = None,
+    online: bool = False,
     cwd: Path | None = None,
     max_output: int = 8 * 2**20,
     limits: Limits | None = None,
@@ -59,6 +88,8 @@ async def run(  # noqa: PLR0913 - the one front door: every knob of a helper is 
     check: bool = True,
 ) -> Completed:
     """Run `argv` to its end; output beyond `max_output` bytes per stream kills it.
+
+    `env` is added to the little that every helper gets, and the proxies with `online`; `fds` keep their numbers.
 
     :raise TimedOut: after `timeout` seconds; the process group is gone by then.
     :raise Unsupported: the program is not installed.
@@ -70,10 +101,10 @@ async def run(  # noqa: PLR0913 - the one front door: every knob of a helper is 
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=env,
+            env=environment(env, online=online),
             cwd=cwd,
-            start_new_session=True,
             pass_fds=tuple(fds),
+            start_new_session=True,
         )
     except FileNotFoundError as exc:
         raise Unsupported(f"{argv[0]} is not installed on this host", private=str(exc)) from exc
@@ -162,17 +193,41 @@ def _unshare() -> list[str]:
     """The wrapper that takes the network away, or nothing where this host does not let us."""
     for wrap in (["unshare", "-n", "--"], ["unshare", "-U", "--map-current-user", "-n", "--"]):
         try:
-            if subprocess.run([*wrap, "true"], capture_output=True, timeout=5, check=False).returncode == 0:
+            done = subprocess.run([*wrap, "true"], capture_output=True, timeout=5, check=False, env=_ENVIRONMENT)
+            if done.returncode == 0:
                 return wrap
         except (OSError, subprocess.TimeoutExpired):
             return []
     return []
 
 
+_ENTER = """
+import fcntl, os, socket, struct, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+    fcntl.ioctl(control, 0x8914, struct.pack("16sH22x", b"lo", 0x41))  # SIOCSIFFLAGS: up, running
+door = socket.create_server(("127.0.0.1", 0))
+with socket.socket(fileno=int(sys.argv[1])) as out:
+    socket.send_fds(out, [b"x"], [door.fileno()])
+way = "http://127.0.0.1:%d" % door.getsockname()[1]
+os.execvp("env", ["env", "HTTPS_PROXY=" + way, "HTTP_PROXY=" + way, *sys.argv[2:]])
+"""
+
+
+def enclosed(argv: Sequence[str], fd: int) -> list[str]:
+    """`argv` in a network of its own, where nothing is but a proxy: its listening socket is sent over `fd`."""
+    wrap = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-current-user", "--keep-caps", "--net"]
+    return [*wrap, "--", sys.executable, "-I", "-S", "-c", _ENTER, str(fd), *argv]
+
+
 async def pour(
-    argv: Sequence[str], write: Callable[[BinaryIO], None], *, timeout: float, limits: Limits | None = None
+    argv: Sequence[str],
+    write: Callable[[BinaryIO], None],
+    *,
+    threads: Executor,
+    timeout: float,
+    limits: Limits | None = None,
 ) -> Completed:
-    """Run `argv` to its end while `write` fills its stdin from a thread: for input that must not be in memory.
+    """Run `argv` to its end while `write` fills its stdin from one of `threads`: for input too large for memory.
 
     What `write` raises is raised here; that the program stopped reading is told by its exit code alone.
     """
@@ -183,6 +238,7 @@ async def pour(
             stdin=reader,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=environment(),
             start_new_session=True,
         )
     except OSError as exc:
@@ -190,7 +246,7 @@ async def pour(
         raise Unsupported(f"{argv[0]} is not installed on this host", private=str(exc)) from exc
     finally:
         os.close(reader)
-    filling = asyncio.ensure_future(asyncio.to_thread(_fill, writer, write))
+    filling = asyncio.get_running_loop().run_in_executor(threads, _fill, writer, write)
     try:
         async with asyncio.timeout(timeout):
             done = await _converse(process, None, 2**20)

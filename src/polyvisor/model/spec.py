@@ -145,12 +145,11 @@ def _between(value: int, low: int, high: int, name: str) -> None:
 
 
 def _check_text(spec: Spec) -> None:
-    for name, _ in spec.env:
-        if not _ENV_NAME.fullmatch(name):
-            raise Invalid(f"env: {name[:40]!r} is not a variable name", field="env")
+    if any(not name or "=" in name for name, _ in spec.env):
+        raise Invalid("env: a variable has no name, or one with '='", field="env")
     texts = {
         "command": spec.argv,
-        "env": tuple(v for _, v in spec.env),
+        "env": tuple(text for pair in spec.env for text in pair),
         "cwd": (spec.cwd,),
         "user": (spec.user,),
     }
@@ -161,6 +160,16 @@ def _check_text(spec: Spec) -> None:
         raise Invalid("env: command and environment together exceed 256 KiB", field="env")
     if spec.cwd and not spec.cwd.startswith("/"):
         raise Invalid("cwd: must be an absolute path", field="cwd")
+
+
+def check_env(env: tuple[tuple[str, str], ...]) -> None:
+    """What a caller sets; an image's own variables may be called what they like.
+
+    :raise Invalid: one is not a variable's name.
+    """
+    for name, _ in env:
+        if not _ENV_NAME.fullmatch(name):
+            raise Invalid(f"env: {name[:40]!r} is not a variable name", field="env")
 
 
 def _check_ports(spec: Spec) -> None:

@@ -16,18 +16,25 @@ Progress = Callable[[str, float | None], None]
 class Images(Protocol):
     """What decisions may ask of a host's images. All or nothing: a failed verb leaves no file behind."""
 
-    async def pull(self, reference: str, progress: Progress) -> Image:
-        """The image of that name, from here, from the built-in ones or from its registry.
+    async def vet(self, reference: str, *, trusted: bool) -> str:
+        """The full name of what would be pulled. `trusted` ones may name registries that are not public.
+
+        :raise NotFound: a short name, and no registry is configured for those. :raise Forbidden: not from there.
+        """
+
+    async def pull(self, reference: str, progress: Progress, *, trusted: bool = False) -> Image:
+        """The image of that name, from the built-in ones or from its registry; vetted once more.
 
         Pulls of the same image at the same time are done once. A `ready` digest is never fetched again.
         :raise Invalid: the name is malformed, or the image is hostile or broken. :raise NotFound: no such image.
-        :raise Upstream: the registry. :raise NoCapacity: the disk is full. :raise TimedOut:
+        :raise Upstream: the registry. :raise NoCapacity: the disk is full. :raise TimedOut, Forbidden:
         """
 
     async def import_archive(self, path: Path, name: str, progress: Progress) -> Image:
         """The image in a `docker save` tar, an OCI layout (tar or directory), a qcow2 or a raw disk.
 
-        The file is only read. :raise Invalid: it is none of these, is hostile or too large.
+        The file is only read; a few at a time, others wait. :raise Invalid: it is none of these, is hostile or too
+        large. :raise NoCapacity: the disk is full.
         """
 
     async def build(self, name: str, progress: Progress) -> Image:

@@ -56,9 +56,13 @@ class NetworkConfig:
 
 @dataclass(frozen=True, slots=True)
 class ImagesConfig:
-    """`registry` completes short image names, as `host[/namespace]`; empty: none is known. `largest` limits a disk."""
+    """`registry` completes short image names, as `host[/namespace]`; empty: none is known. `largest` limits a disk.
+
+    `registries` are the only ones pulled from, with commas between; empty: any public one.
+    """
 
     registry: str = ""
+    registries: str = ""
     largest: str = "1T"
 
 
@@ -93,6 +97,14 @@ class Config:
         if subnet.prefixlen > (16 if mode is NetworkMode.USER else 28):
             raise Invalid("network.subnet: too small", field="network.subnet")
         return Network(mode, subnet)
+
+
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+
+
+def proxies() -> dict[str, str]:
+    """The way out that this process was given, in both spellings: programs differ in which they read."""
+    return {name: value for name, value in os.environ.items() if name.lower() in _PROXIES and value}
 
 
 def default_data() -> Path:

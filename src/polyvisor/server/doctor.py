@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from polyvisor.host.hypervisor.qemu.driver import open_qemu
-from polyvisor.host.network import passt
+from polyvisor.host.network import passt, rules
 from polyvisor.host.run import run
 from polyvisor.model.faults import Fault
 from polyvisor.model.instance import Address
@@ -57,7 +56,11 @@ async def examine(config: Config) -> list[Finding]:
     findings += [_tool(name, package, True) for name, package in _TOOLS.items()]
     findings += [_tool(name, package, False) for name, package in _DEBIAN_TOOLS.items()]
     findings += [_tool(name, package, bridge) for name, package in _BRIDGE_TOOLS.items()]
-    findings += [await _try("tap", _tap, bridge), await _try("nftables", _nftables, bridge), _forwarding(bridge)]
+    findings += [
+        await _try("tap", _tap, bridge),
+        await _try("nftables", lambda: _nftables(config), bridge),
+        _forwarding(bridge),
+    ]
     findings += [await _try("passt", _passt, not bridge), _cgroups(), _uefi()]
     findings.append(Finding("uid per VM", os.geteuid() == 0, False, "machines run under uids of their own" if
                             os.geteuid() == 0 else "not root: machines run under this user's uid"))  # fmt: skip
@@ -123,14 +126,10 @@ def _forwarding(bridge: bool) -> Finding:
     return Finding("ip_forward", ok, bridge, "may be set" if ok else "may not be set: bridge mode needs root")
 
 
-async def _nftables() -> str:
-    with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
-        file.write("table inet t { chain c { type nat hook postrouting priority srcnat; masquerade; } }\n")
-        file.write("table bridge t { set s { type ifname . ether_addr; }\n")
-        file.write("  chain c { type filter hook prerouting priority filter; iifname . ether saddr @s drop; } }\n")
-        file.flush()
-        await _in_a_namespace(f"nft -f {file.name}")
-    return "loaded NAT and bridge rules in a network namespace"
+async def _nftables(config: Config) -> str:
+    words = rules.table(config.default_network(), config.network.bridge, [])
+    await run(["unshare", "--net", "nft", "-f", "-"], stdin=words.encode(), timeout=10)
+    return "loaded our rules in a network namespace"
 
 
 def _cgroups() -> Finding:

@@ -23,6 +23,7 @@ from polyvisor.host.local import LocalHost
 from polyvisor.host.network.bridge import BridgeNetwork
 from polyvisor.host.network.user import UserNetwork
 from polyvisor.host.paths import Paths
+from polyvisor.host.run import use_proxies
 from polyvisor.host.storage import FileStorage
 from polyvisor.model.faults import Busy
 from polyvisor.model.ids import HostId
@@ -33,7 +34,7 @@ from polyvisor.ports.network import NetworkDriver
 from polyvisor.ports.store import Store
 from polyvisor.reconcile.loop import Reconciler
 from polyvisor.server.bootstrap import ensure_operator
-from polyvisor.server.config import Config
+from polyvisor.server.config import Config, proxies
 from polyvisor.server.identity import claim
 from polyvisor.store import open_store
 
@@ -71,7 +72,9 @@ async def make_host(config: Config, id: HostId) -> Host:
     if config.network.mode == NetworkMode.BRIDGE:
         network = BridgeNetwork(paths, config.default_network(), config.network.bridge)
     bounds = Bounds(disk=parse_size(config.images.largest, "images.largest"))
-    local = LocalImages(paths.images, Settings(default_registry=config.images.registry, bounds=bounds))
+    listed = frozenset(filter(None, (name.strip() for name in config.images.registries.split(","))))
+    use_proxies(proxies())
+    local = LocalImages(paths.images, Settings(config.images.registry, listed, bounds))
     return LocalHost(id, paths, await open_qemu(), FileStorage(paths), network, local, boot)
 
 

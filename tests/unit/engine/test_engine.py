@@ -71,6 +71,15 @@ def test_a_command_replaces_the_images_and_an_entry_point_drops_it() -> None:
     assert resolve(env=(("B", "3"), ("C", "4"))).env == (("A", "1"), ("B", "3"), ("C", "4"))
 
 
+def test_the_images_own_variables_are_taken_as_they_are_and_the_callers_are_checked() -> None:
+    image = an_image(ImageKind.ROOT)
+    image = replace(image, config=replace(image.config, env=(("FOO.BAR", "1"), ("9 lives", "2"))))
+    assert resolve_spec(Create("it"), image).env == image.config.env
+    with pytest.raises(Invalid) as refused:
+        resolve_spec(Create("it", env=(("FOO.BAR", "1"),)), image)
+    assert refused.value.field == "env"
+
+
 @pytest.mark.parametrize(
     ("kind", "wanted", "field"),
     [

@@ -20,6 +20,11 @@ static void show(void *context, const struct frame *frame)
     printf("\n");
 }
 
+static int digit(char c)
+{
+    return c <= '9' ? c - '0' : c - 'a' + 10;
+}
+
 int main(void)
 {
     static char line[8 * 1024 * 1024];
@@ -29,7 +34,7 @@ int main(void)
             size_t size = strlen(piece) / 2;
             uint8_t *bytes = malloc(size ? size : 1); /* of just that size, so that a step beyond it is seen */
             for (size_t i = 0; i < size; i++)
-                sscanf(piece + 2 * i, "%2hhx", &bytes[i]);
+                bytes[i] = (uint8_t)(digit(piece[2 * i]) << 4 | digit(piece[2 * i + 1]));
             wire_feed(&decoder, bytes, size, show, NULL);
             free(bytes);
         }

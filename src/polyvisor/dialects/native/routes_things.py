@@ -100,7 +100,9 @@ async def import_image(
     request: Request, name: Annotated[str, Query(max_length=512)], caller: Caller, core: Core
 ) -> wire.Image:
     """Import the request's body under `name`: a `docker save` tar, an OCI layout tar, a qcow2 or raw disk."""
-    return image_to(await core.images.take(caller, name, body_of(request), UPLOAD_LIMIT))
+    announced = request.headers.get("content-length", "")
+    length = int(announced) if announced.isdecimal() else 0
+    return image_to(await core.images.take(caller, name, body_of(request), UPLOAD_LIMIT, length))
 
 
 @router.get("/images/{name:path}", tags=["images"])

@@ -49,7 +49,7 @@ async def _fetch(folder: Path) -> None:
             f"apt does not know {_PACKAGE}: run apt-get update, or set host.kernel and host.modules", private=said
         )
     sandbox = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-    await run(["apt-get", *sandbox, "download", real[1]], timeout=_LIMIT, cwd=folder)
+    await run(["apt-get", *sandbox, "download", real[1]], timeout=_LIMIT, cwd=folder, online=True)
     (package,) = folder.glob("*.deb")
     await run(["dpkg-deb", "-x", str(package), str(folder / "tree")], timeout=_LIMIT)
 

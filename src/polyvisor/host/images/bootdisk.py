@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from polyvisor.host.images.threads import in_thread
 from polyvisor.host.run import run
 from polyvisor.model.faults import Internal
 from polyvisor.model.units import KIB, MIB
@@ -99,14 +100,18 @@ async def assemble(plan: Plan, root_image: Path, work: Path, grub: Path = Path("
     with disk.open("wb") as file:
         file.truncate(plan.size)
     await run(["sfdisk", "--quiet", str(disk)], stdin=partition_script(plan).encode(), timeout=60)
+    await in_thread(_fill, disk, grub / "i386-pc/boot.img", core, {_ESP_AT: esp, ROOT_AT: root_image})
+    return disk
+
+
+def _fill(disk: Path, boot_img: Path, core: Path, parts: Mapping[int, Path]) -> None:
     lba = _CORE_AT // SECTOR
     with disk.open("r+b") as file:
-        file.write(boot_sector((grub / "i386-pc/boot.img").read_bytes(), lba))
+        file.write(boot_sector(boot_img.read_bytes(), lba))
         file.seek(_CORE_AT)
         file.write(core_image(core.read_bytes(), lba))
-        copy_sparse(esp, file, _ESP_AT)
-        copy_sparse(root_image, file, ROOT_AT)
-    return disk
+        for at, part in parts.items():
+            copy_sparse(part, file, at)
 
 
 def copy_sparse(source: Path, out: BinaryIO, at: int) -> None:

@@ -13,11 +13,15 @@ DOCUMENT = 4 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`content` is the unpacked size of all layers together, or of a disk image's file; `disk` what a guest sees."""
+    """`content` is the unpacked size of all layers together, or of a disk image's file; `disk` what a guest sees.
+
+    `entries` and `metadata` (the bytes of names, link targets and attributes) bound what is held in memory.
+    """
 
     content: int = 32 * GIB
     disk: int = 2 * TIB
     entries: int = 500_000
+    metadata: int = 128 * MIB
     layers: int = 256
     snapshots: int = 0
 

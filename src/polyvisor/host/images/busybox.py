@@ -6,12 +6,11 @@ It names no command: a VM made from it without one has no workload and idles.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import struct
 from pathlib import Path
 
 from polyvisor.host.images.overlay import Overlay
-from polyvisor.host.run import run
+from polyvisor.host.run import find, run
 from polyvisor.model.faults import Unsupported
 from polyvisor.model.image import ImageConfig
 
@@ -40,7 +39,7 @@ _FILES = {
 
 def binary() -> Path:
     """This machine's busybox. :raise Unsupported: there is none, or it needs libraries."""
-    found = shutil.which("busybox")
+    found = find("busybox")
     if not found:
         raise Unsupported("the busybox image needs busybox (Debian: busybox-static), which is not installed here")
     path = Path(found).resolve()

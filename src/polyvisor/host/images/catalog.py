@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ class Entry:
 
 
 class Catalog:
-    """What is in `root`. Synchronous: every call is a few small files. One process, one Catalog."""
+    """What is in `root`. Synchronous: every call is a few small files; what is large was settled before."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,35 +71,33 @@ class Catalog:
             return {}
         return {str(name): Digest(digest) for name, digest in found.items()}
 
-    @contextmanager
-    def work(self) -> Iterator[Path]:
-        """A directory on the same file system for half-made things; gone afterwards, whatever happened."""
-        path = Path(tempfile.mkdtemp(prefix=_WORK, dir=self.root))
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+    def work(self) -> Path:
+        """A new directory on the same file system for half-made things. To be removed by who asked."""
+        return Path(tempfile.mkdtemp(prefix=_WORK, dir=self.root))
 
     def admit(self, image: Image, made: Path, recipe: str = "") -> Image:
-        """Take over the file at `made` (on this file system) as `image`, whole or not at all."""
+        """Take over the settled file at `made` (on this file system) as `image`, whole or not at all."""
         if image.id not in self._entries:
             entry = Entry(replace(image, names=(), size=Bytes(made.stat().st_blocks * 512)), recipe)
-            with self.work() as work:
-                place = work / "image"
-                place.mkdir(mode=0o755)
-                file = made.rename(place / FILES[image.kind])
-                file.chmod(0o444)
-                _sync(file)
-                _write(place / _RECORD, _show(entry))
-                _sync(place)
-                home = self._home(image.id)
-                shutil.rmtree(home, ignore_errors=True)  # what could not be loaded at start-up
-                place.rename(home)
-                _sync(self.root)
+            work = self.work()
+            try:
+                self._move_in(entry, made, work / "image")
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
             self._entries[image.id] = entry
         for name in image.names:
             self.name(image.id, name)
         return self.get(image.id)
+
+    def _move_in(self, entry: Entry, made: Path, place: Path) -> None:
+        place.mkdir(mode=0o755)
+        made.rename(place / FILES[entry.image.kind])
+        _write(place / _RECORD, _show(entry))
+        _sync(place)
+        home = self._home(entry.image.id)
+        shutil.rmtree(home, ignore_errors=True)  # what could not be loaded at start-up
+        place.rename(home)
+        _sync(self.root)
 
     def name(self, digest: Digest, name: str) -> None:
         """`name` means `digest` from now on."""
@@ -141,17 +139,27 @@ class Catalog:
         """:raise NotFound:"""
         return self._home(digest) / FILES[self.get(digest).kind]
 
-    def remove(self, digest: Digest) -> None:
-        """Names first, then the directory by one rename: a crash between leaves a whole image without a name."""
+    def detach(self, digest: Digest) -> Path | None:
+        """Names first, then the directory by one rename: a crash between leaves a whole image without a name.
+
+        What is returned is no image any more, and remains to be deleted.
+        """
         if digest not in self._entries:
-            return
+            return None
         self._rename({name: target for name, target in self._names.items() if target != digest})
         del self._entries[digest]
-        with self.work() as work:
-            self._home(digest).rename(work / "image")
+        doomed = Path(tempfile.mkdtemp(prefix=_WORK, dir=self.root))
+        self._home(digest).rename(doomed / "image")
+        return doomed
 
     def _home(self, digest: Digest) -> Path:
         return self.root / digest.removeprefix("sha256:")
+
+
+def settle(made: Path) -> None:
+    """Make it read-only and wait until it is on the disk. Blocking: seconds, for gigabytes."""
+    made.chmod(0o444)
+    _sync(made)
 
 
 def _show(entry: Entry) -> Mapping[str, Any]:

@@ -137,7 +137,7 @@ async def _bootstrap(sources: list[Source], work: Path, progress: Progress) -> N
     listed.chmod(0o600)
     log = work / "mmdebstrap.log"
     argv = [
-        "env", f"TMPDIR={work}", "mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
+        "mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
         "--variant=apt", "--format=tar",
         "--architectures=amd64", f"--logfile={log}", f"--include={','.join(PACKAGES)}",
         '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
@@ -146,8 +146,9 @@ async def _bootstrap(sources: list[Source], work: Path, progress: Progress) -> N
         CODENAME, str(work / "tree.tar"), str(listed),
     ]  # fmt: skip
     watch = asyncio.create_task(_tell(log, progress))
+    own = {"TMPDIR": str(work), "HOME": str(work)}
     try:
-        done = await run(argv, timeout=1800, check=False)
+        done = await run(argv, timeout=1800, check=False, env=own, online=True)
     finally:
         watch.cancel()
     if done.code:

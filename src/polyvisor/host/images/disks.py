@@ -6,17 +6,19 @@ format, so nothing that a stranger wrote decides how his file is read.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from polyvisor.host.images import qcow2
 from polyvisor.host.images.bounds import Bounds
+from polyvisor.host.images.room import full, says_full
 from polyvisor.host.images.sniff import Form
+from polyvisor.host.images.threads import in_thread
 from polyvisor.host.run import Limits, run
-from polyvisor.model.faults import Invalid, NoCapacity
+from polyvisor.model.faults import Invalid
 from polyvisor.model.ids import Digest
 from polyvisor.model.units import GIB, MIB
 from polyvisor.ports.images import Progress
@@ -74,7 +76,7 @@ def measure(path: Path, form: Form, bounds: Bounds) -> int:
 async def convert(source: Path, form: Form, work: Path, bounds: Bounds, progress: Progress, *, uid: int | None) -> Disk:
     """The file as a qcow2 of ours in `work`. Run as `uid`, relative to `work`, so that it can reach nothing else."""
     progress("copying the disk", None)
-    found = await asyncio.to_thread(take, source, work / "in", bounds)
+    found = await in_thread(take, source, work / "in", bounds)
     size = measure(work / "in", form, bounds)
     progress("rewriting the disk", None)
     if uid is not None:
@@ -86,13 +88,31 @@ async def convert(source: Path, form: Form, work: Path, bounds: Bounds, progress
     done = await run(argv, cwd=work, timeout=3600, limits=limits, check=False)
     if done.code:
         said = done.err.decode("utf-8", "replace")[-400:]
-        if "No space left" in said:
-            raise NoCapacity("image: no room for the disk", private=said)
+        if says_full(said):
+            raise full(said)
         raise Invalid("image: the disk's tables are damaged, or it unpacks to too much", field="image", private=said)
     out = work / "out"
-    if uid is not None:
-        os.chown(out, os.geteuid(), os.getegid())
+    _reclaim(work, out)
     ours = measure(out, Form.QCOW2, bounds)
     if ours < size:
         raise Invalid("image: the disk came out smaller than it says", field="image")
     return Disk(found, out, ours)
+
+
+def _reclaim(work: Path, out: Path) -> None:
+    """What the tool left is ours again, if it is a plain file: it may have been turned against us.
+
+    :raise Invalid: it is something else.
+    """
+    os.chown(work, os.geteuid(), os.getegid())  # from here on nothing in it can be exchanged
+    try:
+        fd = os.open(out, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise Invalid("image: the disk could not be rewritten", field="image", private=str(error)) from error
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise Invalid("image: the disk could not be rewritten", field="image", private=f"{found}")
+        os.fchown(fd, os.geteuid(), os.getegid())
+    finally:
+        os.close(fd)

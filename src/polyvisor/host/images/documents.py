@@ -165,8 +165,8 @@ def _image_config(found: Mapping[str, Any]) -> ImageConfig:
     return ImageConfig(
         entrypoint=_texts(found, "Entrypoint"),
         cmd=_texts(found, "Cmd"),
-        env=tuple(_pair(text) for text in _texts(found, "Env")),
-        workdir=texts["WorkingDir"],
+        env=tuple(pair for pair in map(_pair, _texts(found, "Env")) if pair[0]),
+        workdir="/" + texts["WorkingDir"].lstrip("/") if texts["WorkingDir"] else "",
         user=texts["User"],
         ports=tuple(sorted(_object(found, "ExposedPorts"))),
         labels=tuple(sorted((key, str(value)) for key, value in _object(found, "Labels").items())),
@@ -182,8 +182,6 @@ def _texts(found: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 def _pair(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
-    if not key:
-        raise _no("a variable in its config has no name")
     return key, value
 
 

@@ -94,6 +94,7 @@ class Tree:
         self._bounds = bounds or Bounds()
         self._entries = 0
         self._content = 0
+        self._metadata = 0
         self._steps = 0
 
     def apply(self, layer: Iterable[Member]) -> None:
@@ -114,8 +115,10 @@ class Tree:
     def _count(self, member: Member) -> None:
         self._entries += 1
         self._content += member.size
+        self._metadata += _weight(member)
         self._bounds.check("the number of entries", self._entries, self._bounds.entries)
         self._bounds.check("the unpacked size", self._content, self._bounds.content)
+        self._bounds.check("the size of names and attributes", self._metadata, self._bounds.metadata)
 
     def _hide(self, member: Member, parts: list[str]) -> None:
         """Runs before any entry of the same layer is placed, so it sees lower layers only."""
@@ -224,6 +227,12 @@ class Tree:
             if earlier != path:
                 return replace(node.meta, name=path, kind=Kind.HARDLINK, link=earlier, size=0, xattrs=())
         return node.meta
+
+
+def _weight(member: Member) -> int:
+    """Bytes of the texts that are kept for it. Characters beyond Latin-1 take up to four in memory."""
+    texts = (member.name, member.link, *(text for pair in member.xattrs for text in pair))
+    return sum(len(text) if text.isascii() else 4 * len(text) for text in texts)
 
 
 def _check_target(member: Member) -> None:

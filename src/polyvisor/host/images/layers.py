@@ -37,15 +37,21 @@ _TYPES = {
 _XATTR = "SCHILY.xattr."
 _LARGEST_ID = 2**32 - 2  # the last one means "nobody said"
 _CHUNK = MIB
+_CHAIN = 2 * MIB
+_SHARED = 64 * 1024
 
 
 class _Guarded(io.FileIO):
-    """Header reads only, and none of more than a MiB."""
+    """Header reads only: none of more than a MiB, and of the headers chained before one member not many."""
+
+    since = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= MIB:
+        if size is None or not 0 <= size <= MIB or self.since > _CHAIN:
             raise Invalid("image: a layer has a header of absurd size", field="image")
-        return super().read(size) or b""
+        data = super().read(size) or b""
+        self.since += len(data)
+        return data
 
 
 def headers(path: Path) -> Iterator[tarfile.TarInfo]:
@@ -53,14 +59,17 @@ def headers(path: Path) -> Iterator[tarfile.TarInfo]:
     with _Guarded(path, "r") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-                yield from _forwards(tar)
+                yield from _forwards(tar, file)
         except (tarfile.TarError, ValueError, OverflowError, RecursionError, KeyError, EOFError) as exc:
             raise Invalid("image: not a readable tar", field="image") from exc
 
 
-def _forwards(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _forwards(tar: tarfile.TarFile, file: _Guarded) -> Iterator[tarfile.TarInfo]:
     last = -1
     while (info := tar.next()) is not None:
+        file.since = 0
+        if sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > _SHARED:
+            raise refuse(info.name, "comes after too many global headers")  # they pile up for the whole archive
         tar.members.clear()  # type: ignore[attr-defined]  # else all headers stay in memory
         if info.offset <= last or info.size < 0 or info.offset_data < info.offset:
             raise refuse(info.name, "has a header that points backwards")

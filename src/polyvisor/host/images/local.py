@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from polyvisor.host.images import busybox, debian, disks, fetch
+from polyvisor.host.images.addresses import addresses, is_public, split
 from polyvisor.host.images.bounds import Bounds
-from polyvisor.host.images.catalog import FILES, Catalog
+from polyvisor.host.images.catalog import FILES, Catalog, settle
 from polyvisor.host.images.documents import architecture
+from polyvisor.host.images.room import needing_room
 from polyvisor.host.images.sniff import Form, sniff
 from polyvisor.host.images.squash import flatten, squash
+from polyvisor.host.images.threads import in_thread
+from polyvisor.host.run import proxies
 from polyvisor.model.faults import Exists, Forbidden, Invalid, NotFound
 from polyvisor.model.ids import Digest
 from polyvisor.model.image import (
@@ -30,20 +37,25 @@ from polyvisor.model.units import Bytes
 from polyvisor.ports.images import Progress
 
 BUILT_IN = (busybox.NAME, debian.NAME)
-NOBODY = 65534
+DOWNLOADS = 8
+"""Fetches at one time; others wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`default_registry` is `host[/namespace]`; `registries`, when given, are the only ones pulled from.
+    """`default_registry` is `host[/namespace]`; `registries`, when there are any, are the only ones pulled from.
 
-    `uid` is what disk tools run as when we are root.
+    As many images are unpacked or rewritten at one time as there are `uids`; each then has one that nobody else uses.
     """
 
     default_registry: str = ""
-    registries: frozenset[str] | None = None
+    registries: frozenset[str] = frozenset()
     bounds: Bounds = field(default_factory=Bounds)
-    uid: int = NOBODY
+    uids: Sequence[int] = range(1_200_000, 1_200_002)  # next to those of the machines
+
+    def vouch(self, registry: str) -> bool:
+        """Whether the operator named it, so that its address is his business."""
+        return registry in self.registries or registry == self.default_registry.partition("/")[0]
 
 
 class _Flight:
@@ -83,32 +95,41 @@ class LocalImages:
         self._catalog = Catalog(root)
         self._arch = architecture()
         self._flights: dict[str, _Flight] = {}
-        self._locks: dict[Digest, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[Digest, asyncio.Lock] = WeakValueDictionary()
+        self._downloads = asyncio.Semaphore(DOWNLOADS)
+        self._uids: asyncio.Queue[int] = asyncio.Queue()
+        for uid in self._settings.uids:
+            self._uids.put_nowait(uid)
 
-    async def pull(self, reference: str, progress: Progress) -> Image:
+    async def pull(self, reference: str, progress: Progress, *, trusted: bool = False) -> Image:
         """See `ports.images.Images.pull`."""
         if reference.startswith("sha256:"):
             return self._catalog.get(parse_digest(reference))
+        # A name is always asked for at its registry: here it may be what someone called an archive of his own.
+        name = await self.vet(reference, trusted=trusted)
+        if name in BUILT_IN:
+            return await self.build(name, progress)
+        full = parse_reference(name)
+        walled = not trusted and not self._settings.vouch(full.registry)
+        return await self._share(name, reference, progress, lambda flight: self._pull(full, reference, walled, flight))
+
+    async def vet(self, reference: str, *, trusted: bool) -> str:
+        """See `ports.images.Images.vet`."""
         short = parse_reference(reference)
         if not short.registry and short.short in BUILT_IN:
-            return await self.build(short.short, progress)
-        # A registry's name is always asked for there: here it may be what someone called an archive of his own.
-        known = None if short.registry else self._catalog.find(short.short)
-        if known:
-            return known
+            return short.short
         full = parse_reference(reference, self._settings.default_registry)
         if not full.registry:
             raise NotFound(
-                f"there is no image {short.short!r} here, and no default registry is configured to look for it in",
+                f"image: there is no image {short.short!r} here, and no default registry is configured to look in",
+                field="image",
                 subject=reference,
             )
-        self._check_registry(full)
-        return await self._share(str(full), reference, progress, lambda flight: self._pull(full, reference, flight))
-
-    def _check_registry(self, reference: Reference) -> None:
-        allowed = self._settings.registries
-        if allowed is not None and reference.registry not in allowed:
-            raise Forbidden(f"images may not be pulled from {reference.registry}", field="image")
+        if self._settings.vouch(full.registry) or (trusted and not self._settings.registries):
+            return str(full)
+        if self._settings.registries or not await _leads_out(full.registry):
+            raise Forbidden(f"images may not be pulled from {full.registry}", field="image")
+        return str(full)
 
     async def _share(
         self, key: str, name: str, progress: Progress, work: Callable[[_Flight], Awaitable[Image]]
@@ -132,20 +153,44 @@ class LocalImages:
         finally:
             del self._flights[key]
 
-    async def _pull(self, reference: Reference, name: str, flight: _Flight) -> Image:
-        flight.tell("asking the registry", None)
-        digest = flight.digest = await fetch.resolve(reference, self._arch)
-        exact = Reference(reference.registry, reference.repository, "", digest)
-        async with self._locks.setdefault(digest, asyncio.Lock()):  # the same image under another name
-            if not self._catalog.find(digest):
-                with self._catalog.work() as work:
-                    place = await fetch.download(exact, work, self._arch, self._settings.bounds, flight.tell)
-                    image, made = await self._root(place, work, flight.tell)
+    @asynccontextmanager
+    async def _work(self) -> AsyncIterator[Path]:
+        """A directory for half-made things; gone afterwards, whatever happened."""
+        with needing_room():
+            work = self._catalog.work()
+            try:
+                yield work
+            finally:
+                await in_thread(shutil.rmtree, work, ignore_errors=True)
+
+    @asynccontextmanager
+    async def _turn(self, progress: Progress) -> AsyncIterator[int | None]:
+        """Wait until another image may be worked on; the uid to do it as, where we are root."""
+        if self._uids.empty():
+            progress("waiting for other images", None)
+        uid = await self._uids.get()
+        try:
+            yield uid if os.geteuid() == 0 else None
+        finally:
+            self._uids.put_nowait(uid)
+
+    async def _pull(self, reference: Reference, name: str, walled: bool, flight: _Flight) -> Image:
+        async with self._downloads, self._work() as work:
+            flight.tell("asking the registry", None)
+            way = fetch.Way(work, self._arch, walled)
+            digest = flight.digest = await fetch.resolve(reference, way)
+            lock = self._locks.setdefault(digest, asyncio.Lock())  # the same image may come under another name
+            async with lock:
+                if not self._catalog.find(digest):
+                    exact = Reference(reference.registry, reference.repository, "", digest)
+                    place = await fetch.download(exact, way, self._settings.bounds, flight.tell)
+                    async with self._turn(flight.tell):
+                        image, made = await self._root(place, work, flight.tell)
                     if image.id != digest:
                         raise Invalid("image: the registry sent another image than it announced", field="image")
-                    self._catalog.admit(image, made)
-            for known in dict.fromkeys((reference.short, parse_reference(name).short)):
-                self._catalog.name(digest, known)
+                    await self._admit(image, made, reference.short)
+                for known in dict.fromkeys((reference.short, parse_reference(name).short)):
+                    self._catalog.name(digest, known)
         flight.tell("ready", 1.0)
         return self._catalog.get(digest)
 
@@ -159,7 +204,7 @@ class LocalImages:
     async def _squash(self, layers: Sequence[Path], work: Path, progress: Progress) -> Path:
         made = work / FILES[ImageKind.ROOT]
         progress("reading the layers", None)
-        tree = await asyncio.to_thread(flatten, layers, self._settings.bounds)
+        tree = await in_thread(flatten, layers, self._settings.bounds)
         progress("writing the root file system", None)
         await squash(tree, layers, made, self._settings.bounds)
         return made
@@ -169,31 +214,35 @@ class LocalImages:
         short = parse_reference(name, field="name").short
         if short in BUILT_IN:
             raise Exists(f"{short!r} is the name of a built-in image", field="name")
-        with self._catalog.work() as work:
-            form = await asyncio.to_thread(sniff, path)
+        async with self._turn(progress) as uid, self._work() as work:
+            form = await in_thread(sniff, path)
             if form is Form.GZIP:
                 progress("unpacking the archive", None)
                 plain = work / "plain"
-                await asyncio.to_thread(fetch.inflate, path, plain, self._settings.bounds.content)
-                path, form = plain, await asyncio.to_thread(sniff, plain)
+                await in_thread(fetch.inflate, path, plain, self._settings.bounds.content)
+                path, form = plain, await in_thread(sniff, plain)
             if form in (Form.QCOW2, Form.RAW):
-                image, made = await self._disk(path, form, work, progress)
+                image, made = await self._disk(path, form, work, uid, progress)
             elif form is Form.GZIP:
                 raise Invalid("image: packed more than once", field="image")
             else:
-                place = await fetch.unpack(form.value, path, work, self._arch, self._settings.bounds, progress)
+                way = fetch.Way(work, self._arch)
+                place = await fetch.unpack(form.value, path, way, self._settings.bounds, progress)
                 image, made = await self._root(place, work, progress)
+            admitted = await self._admit(image, made, short)
             progress("ready", 1.0)
-            return self._admit(image, made, short)
+            return admitted
 
-    async def _disk(self, path: Path, form: Form, work: Path, progress: Progress) -> tuple[Image, Path]:
+    async def _disk(
+        self, path: Path, form: Form, work: Path, uid: int | None, progress: Progress
+    ) -> tuple[Image, Path]:
         jail = work / "jail"
         jail.mkdir(mode=0o700)
-        uid = self._settings.uid if os.geteuid() == 0 else None
         disk = await disks.convert(path, form, jail, self._settings.bounds, progress, uid=uid)
         return _image(disk.digest, ImageKind.DISK, disk.virtual_size), disk.path
 
-    def _admit(self, image: Image, made: Path, name: str, recipe: str = "") -> Image:
+    async def _admit(self, image: Image, made: Path, name: str, recipe: str = "") -> Image:
+        await in_thread(settle, made)
         admitted = self._catalog.admit(image, made, recipe)
         self._catalog.name(image.id, name)
         return self._catalog.get(admitted.id)
@@ -211,26 +260,34 @@ class LocalImages:
         return await self._share(name, name, progress, lambda flight: make(recipe, flight.tell))
 
     async def _busybox(self, recipe: str, progress: Progress) -> Image:
-        with self._catalog.work() as work:
+        async with self._work() as work:
             layer = work / "layer.tar"
             await busybox.layer(busybox.binary(), layer)
             made = await self._squash([layer], work, progress)
-            digest = await asyncio.to_thread(disks.digest, made)
+            digest = await in_thread(disks.digest, made)
             image = _image(digest, ImageKind.ROOT, made.stat().st_size, busybox.CONFIG)
+            admitted = await self._admit(image, made, busybox.NAME, recipe)
             progress("ready", 1.0)
-            return self._admit(image, made, busybox.NAME, recipe)
+            return admitted
 
     async def _debian(self, recipe: str, progress: Progress) -> Image:
-        with self._catalog.work() as work:
+        def quietly(text: str, fraction: float | None) -> None:
+            """What is left to do has no measure of its own."""
+
+        async with self._work() as work:
             raw = await debian.build(work, progress)
             progress("writing the disk image", 0.94)
-            image, made = await self._disk(raw, Form.RAW, work, lambda _text, _fraction: None)
+            async with self._turn(quietly) as uid:
+                image, made = await self._disk(raw, Form.RAW, work, uid, quietly)
+            admitted = await self._admit(image, made, debian.NAME, recipe)
             progress("ready", 1.0)
-            return self._admit(image, made, debian.NAME, recipe)
+            return admitted
 
     async def remove(self, digest: Digest) -> None:
         """See `ports.images.Images.remove`."""
-        await asyncio.to_thread(self._catalog.remove, digest)
+        doomed = self._catalog.detach(digest)
+        if doomed is not None:
+            await in_thread(shutil.rmtree, doomed, ignore_errors=True)
 
     async def path(self, digest: Digest) -> Path:
         """See `ports.images.Images.path`."""
@@ -246,6 +303,12 @@ class LocalImages:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _leads_out(registry: str) -> bool:
+    """Whether all that its name stands for is public. Behind a proxy a name may mean nothing here."""
+    found = await addresses(*split(registry))
+    return all(map(is_public, found)) and bool(found or proxies())
 
 
 def _image(digest: Digest, kind: ImageKind, size: int, config: ImageConfig | None = None) -> Image:

@@ -89,12 +89,13 @@ def _form(path: Path, head: bytes, tail: bytes) -> Form:
 
 
 def _tar(path: Path) -> Form:
-    names: set[str] = set()
+    docker = False
     for info in islice(headers(path), _MOST_HEADERS):
-        names.add(info.name.removeprefix("./"))
-        if "oci-layout" in names:
+        name = info.name.removeprefix("./")
+        if name == "oci-layout":
             return Form.OCI_TAR
-    if "manifest.json" in names:
+        docker = docker or name == "manifest.json"
+    if docker:
         return Form.DOCKER_TAR
     raise Invalid("image: a tar, but neither of docker save nor an OCI layout", field="image")
 

@@ -6,6 +6,7 @@ holds one plain copy for all guests (numbers in docs/adr/0002).
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,11 @@ from pathlib import Path
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.flatten import Tree
 from polyvisor.host.images.layers import members, write_tar
+from polyvisor.host.images.room import full, says_full
+from polyvisor.host.images.threads import THREADS
 from polyvisor.host.images.tools import need
 from polyvisor.host.run import Limits, pour
-from polyvisor.model.faults import NoCapacity
+from polyvisor.model.faults import Internal, Invalid
 from polyvisor.model.units import GIB
 
 _PLAIN = ["-noI", "-noId", "-noD", "-noF", "-noX"]
@@ -37,7 +40,11 @@ async def squash(tree: Tree, layers: Sequence[Path], out: Path, bounds: Bounds) 
     argv += ["-root-time", str(root.mtime), str(out)]
     limits = Limits(file_size=bounds.content + GIB, no_network=True)
     need("sqfstar")
-    done = await pour(argv, partial(write_tar, tree, layers), timeout=3600, limits=limits)
+    done = await pour(argv, partial(write_tar, tree, layers), threads=THREADS, timeout=3600, limits=limits)
     if done.code:
-        said = done.err.decode("utf-8", "replace")[-2000:]
-        raise NoCapacity("image: the root file system could not be written", private=said)
+        said = (done.out + done.err).decode("utf-8", "replace")[-2000:]
+        if says_full(said):
+            raise full(said)
+        if done.code == -signal.SIGXFSZ or "File too large" in said:
+            raise Invalid("image: its root file system is larger than is allowed here", field="image", private=said)
+        raise Internal("image: the root file system could not be written", private=f"exit {done.code}: {said}")

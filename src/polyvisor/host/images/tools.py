@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-
+from polyvisor.host.run import find
 from polyvisor.model.faults import Unsupported
 
 PACKAGES = {
@@ -22,7 +21,7 @@ PACKAGES = {
 
 def missing(*tools: str) -> list[str]:
     """The packages to install before those tools can be used."""
-    return sorted({PACKAGES[tool] for tool in tools if not shutil.which(tool)})
+    return sorted({PACKAGES[tool] for tool in tools if not find(tool)})
 
 
 def need(*tools: str) -> None:

@@ -187,3 +187,14 @@ def test_bombs_are_refused() -> None:
         tree([file("/".join(["a"] * 40))], bounds=Bounds(entries=30))
     with pytest.raises(Invalid, match="number of entries"):
         tree([file(str(n)) for n in range(31)], bounds=Bounds(entries=30))
+
+
+def test_names_and_attributes_are_bounded_by_their_bytes() -> None:
+    bounds = Bounds(metadata=10_000)
+    long = [file(f"{n}" + "x" * 200) for n in range(60)]
+    with pytest.raises(Invalid, match="size of names and attributes"):
+        tree(long, bounds=bounds)
+    wide = [Member(f"{n}", Kind.FILE, xattrs=(("user.a", "\u20ac" * 1000),)) for n in range(3)]
+    with pytest.raises(Invalid, match="size of names and attributes"):
+        tree(wide, bounds=bounds)
+    tree(long[:40], bounds=bounds)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyvisor.host.images.flatten import Tree
@@ -121,6 +121,25 @@ def test_damaged_headers_neither_loop_nor_fill_the_memory(tmp_path: Path, damage
         list(members(layer, 0))
 
 
+def _global(**words: str) -> bytes:
+    return tarfile.TarInfo.create_pax_global_header({f"SCHILY.xattr.user.{k}": v for k, v in words.items()})
+
+
+def test_global_headers_do_not_pile_up(tmp_path: Path) -> None:
+    one = info("x").tobuf(tarfile.PAX_FORMAT)
+    (tmp_path / "in").write_bytes(b"".join(_global(**{f"k{n}": "v" * 10_000}) + one for n in range(20)))
+    with pytest.raises(Invalid, match="too many global headers"):
+        list(members(tmp_path / "in", 0))
+
+
+def test_headers_chained_before_one_member_are_few(tmp_path: Path) -> None:
+    chain = b"".join(_global(k="v" * 900_000) for _ in range(5))
+    (tmp_path / "in").write_bytes(chain + info("x").tobuf(tarfile.PAX_FORMAT))
+    with pytest.raises(Invalid, match="absurd size"):
+        list(members(tmp_path / "in", 0))
+
+
+@settings(deadline=None)  # files are written
 @given(st.binary(max_size=1536), st.integers(0, 1023))
 def test_noise_in_a_tar_never_crashes(tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int) -> None:
     path = tmp_path_factory.mktemp("noise") / "in"

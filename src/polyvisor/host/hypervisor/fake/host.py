@@ -95,7 +95,14 @@ class FakeImages:
         self._folder = folder
         self._known: dict[Digest, Image] = {}
 
-    async def pull(self, reference: str, progress: Progress) -> Image:
+    async def vet(self, reference: str, *, trusted: bool) -> str:
+        """See Images. No registry is known for short names."""
+        found = parse_reference(reference)
+        if not found.registry and found.short not in ("busybox", "debian-12"):
+            raise NotFound(f"image: no image {reference[:120]!r}", field="image", subject=reference)
+        return found.short
+
+    async def pull(self, reference: str, progress: Progress, *, trusted: bool = False) -> Image:
         """See Images."""
         name = str(parse_reference(reference))
         kind = ImageKind.DISK if name.startswith("debian-12") else ImageKind.ROOT
