@@ -38,9 +38,21 @@ class Row:
     @property
     def difference(self) -> float | None:
         """The median of what ours took more than its pair."""
-        if len(self.beside) != len(self.ours):
-            return None
-        return statistics.median(a - b for a, b in zip(self.ours, self.beside, strict=True))
+        return statistics.median(self._differences) if self._differences else None
+
+    @property
+    def _differences(self) -> list[float]:
+        return (
+            [a - b for a, b in zip(self.ours, self.beside, strict=True)] if len(self.beside) == len(self.ours) else []
+        )
+
+    @property
+    def _spread(self) -> str:
+        """How far pairs are apart: a median of few that differ much says little."""
+        if self.bound is None or self.bound.what != "p50 difference" or len(self._differences) < 2:
+            return ""
+        low, _, high = statistics.quantiles(self._differences, n=4)
+        return f" (quartiles {number(low)} … {number(high)})"
 
     @property
     def bounded(self) -> float | None:
@@ -57,7 +69,9 @@ class Row:
         if self.bound is None or self.bounded is None:
             return ""
         word = "ok" if self.bounded <= self.bound.most else "EXCEEDED"
-        return f"{word}: {self.bound.what} {number(self.bounded)} of {number(self.bound.most)} {self.unit}"
+        return (
+            f"{word}: {self.bound.what} {number(self.bounded)}{self._spread} of {number(self.bound.most)} {self.unit}"
+        )
 
 
 def p99(values: Sequence[float]) -> float:
