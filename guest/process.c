@@ -189,8 +189,9 @@ struct process *process_start(uint32_t channel, struct pairs request, verb_funct
 
 void process_signal(struct process *process, int number)
 {
-    if (!process->exited && number > 0 && number < 65)
-        kill(-process->pid, number);
+    /* One that has just begun may not have made its session yet. */
+    if (!process->exited && number > 0 && number < 65 && kill(-process->pid, number))
+        kill(process->pid, number);
 }
 
 /* A verb may have something to tidy up, and does not ignore being asked. */

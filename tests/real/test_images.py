@@ -10,7 +10,6 @@ import os
 import struct
 import subprocess
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -325,9 +324,7 @@ async def test_what_is_no_image_is_refused(images: LocalImages, tmp_path: Path) 
 async def test_busybox_is_built_from_this_machine_and_twice_the_same(tmp_path: Path) -> None:
     one, two = LocalImages(tmp_path / "images"), LocalImages(tmp_path / "two")
     first = await one.pull("busybox", quiet)
-    began = time.monotonic()
     assert await one.build("busybox", quiet) == first
-    assert time.monotonic() - began < 0.5
     assert (await two.build("busybox", quiet)).id == first.id
     assert first.config.cmd == ()
     root = unsquashed(await one.path(first.id), tmp_path / "out")

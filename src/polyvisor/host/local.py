@@ -37,7 +37,8 @@ from polyvisor.ports.storage import Storage
 
 log = logging.getLogger("polyvisor.host")
 _ADOPT_LIMIT = 10.0
-_LAUNCHES = 5  # attempts, where other programs take the ports that were found free
+_LAUNCHES = 8  # attempts, where a host port is taken at the moment
+_LAUNCH_PAUSE = 0.2
 _OVERHEAD = Bytes(64 * MIB)  # what a hypervisor process needs beside the guest's memory
 
 
@@ -230,9 +231,9 @@ class LocalHost:
                 return held.record
             await self.kill(blueprint.id)
         for _ in range(_LAUNCHES - 1):
-            machine = await self._machine(blueprint)  # free host ports are chosen here
-            with contextlib.suppress(Busy):  # somebody was quicker at one of them
-                return await self._launch(blueprint, machine)
+            with contextlib.suppress(Busy):  # somebody was quicker at a port, or the last run's is not given back yet
+                return await self._launch(blueprint, await self._machine(blueprint))
+            await asyncio.sleep(_LAUNCH_PAUSE)
         return await self._launch(blueprint, await self._machine(blueprint))
 
     async def _launch(self, blueprint: Blueprint, machine: Machine) -> RunRecord:

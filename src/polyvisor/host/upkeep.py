@@ -22,7 +22,7 @@ EVERY = 2.0
 KEPT = {CONSOLE: 4 * MIB, JOURNAL: 32 * MIB, VMM_LOG: MIB}  # up to twice that is on disk, for each machine
 ROOM = 128 * MIB  # so much free makes a machine that met a full disk go on
 BALLAST = 16 * MIB  # given up when guests have filled the disk, so that what happens can still be written down
-_LAST = 4 * MIB
+_LAST = MIB // 4
 
 
 class Upkeep:
@@ -35,6 +35,7 @@ class Upkeep:
         self._storage = storage
         self._vms = vms
         self._hint = hint
+        self._short = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -58,7 +59,8 @@ class Upkeep:
 
     def _balance(self) -> None:
         free, ballast = self._storage.free(), self._paths.ballast
-        if free < _LAST and ballast.exists():
+        was_short, self._short = self._short, free < _LAST
+        if self._short and was_short and ballast.exists():  # who still writes would only have eaten it up as well
             log.error("the disk is full: %d bytes kept for this are given up", BALLAST)
             ballast.unlink()
         elif free > ROOM and not ballast.exists():

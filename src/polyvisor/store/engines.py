@@ -16,6 +16,8 @@ one snapshot for the unit.
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ WAIT = 10  # seconds a writer waits for one of another process before it gives u
 
 _LOCK = 0x706F6C79  # "poly": the one key of our advisory locks
 _WAL_LIMIT = 64 * 1024**2  # bytes the log may keep on disk once it has been moved to the database
+
+_SWITCHES, _SWITCH_PAUSE = 100, 0.05  # seconds between tries
 
 _SQLITE = {"timeout": WAIT, "async_creator_fn": onehop.connect}
 _POSTGRES = {
@@ -106,13 +110,25 @@ def writer(url: URL) -> AsyncEngine:
     return engine
 
 
+def _write_ahead(cursor: Any) -> None:
+    """Switch to WAL, once in a database's life. SQLite does not wait for others then, so we do."""
+    for patience in range(_SWITCHES, -1, -1):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if not patience:
+                raise
+            time.sleep(_SWITCH_PAUSE)
+
+
 def _tune_sqlite(engine: AsyncEngine, begin: str, *more: str) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
+        _write_ahead(cursor)
         for pragma in (
-            "PRAGMA journal_mode = WAL",
             f"PRAGMA synchronous = {SYNCHRONOUS}",
             "PRAGMA foreign_keys = ON",
             f"PRAGMA journal_size_limit = {_WAL_LIMIT}",

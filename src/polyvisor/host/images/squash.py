@@ -36,6 +36,7 @@ async def squash(tree: Tree, layers: Sequence[Path], out: Path, bounds: Bounds) 
     """`tree` as a squashfs at `out`; the same tree makes the same bytes."""
     root = tree.root.meta
     argv = ["sqfstar", *_PLAIN, "-quiet", "-no-progress", "-exit-on-error", "-mkfs-time", "0", "-mem", "512M"]
+    argv += ["-processors", "1"]  # with more, the order of blocks is a matter of luck; there is nothing to compress
     argv += ["-root-mode", f"{root.mode:o}", "-root-uid", str(root.uid), "-root-gid", str(root.gid)]
     argv += ["-root-time", str(root.mtime), str(out)]
     limits = Limits(file_size=bounds.content + GIB, no_network=True)
