@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
@@ -57,7 +58,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Import a `docker save` or OCI tar, a qcow2 or raw disk."""
-    if file != "-" and not os.access(file, os.R_OK):
+    if file != "-" and (not os.access(file, os.R_OK) or Path(file).is_dir()):
         raise typer.BadParameter(f"{file} cannot be read", param_hint="FILE")
 
     async def work(client: Client) -> None:

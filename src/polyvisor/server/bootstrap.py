@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from polyvisor.access.credentials import hash_password, new_key
-from polyvisor.model.faults import NotFound
+from polyvisor.model.faults import NotFound, WrongState
 from polyvisor.model.ids import ProjectId, mint
 from polyvisor.model.principal import Project, User
 from polyvisor.ports.store import Store
@@ -35,7 +35,7 @@ async def ensure_operator(store: Store, data: Path, clock: Callable[[], datetime
     makes the next start write both anew, never a key that nobody knows."""
     file = data / FILE
     if file.exists():
-        facts: dict[str, Any] = json.loads(file.read_text())
+        facts = _read(file)
         async with store.read() as unit:
             try:
                 await unit.identities.project(ProjectId(facts["project"]))
@@ -59,6 +59,16 @@ async def ensure_operator(store: Store, data: Path, clock: Callable[[], datetime
             await unit.identities.add_project(project)
         await unit.identities.add_key(record)
         await unit.identities.put_user(User(_ADMIN, hash_password(password), project.id, True, now))
+    return facts
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """:raise WrongState: somebody has spoilt it."""
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text())
+        facts["project"], facts["api_key"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WrongState(f"{file} cannot be read: put it back, or remove it to have a new one written") from error
     return facts
 
 

@@ -36,6 +36,9 @@ def serve(*, config: str | None, flags: Mapping[str, str | None], log_level: str
     except Fault as fault:
         sys.stderr.write(f"error: {fault.public}\n" + (f"  {fault.private}\n" if fault.private else ""))
         return 1
+    except OSError as error:  # the data directory, most of the time: its name is in the text
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     return 0
 
 

@@ -79,7 +79,7 @@ class Config:
     @property
     def data(self) -> Path:
         """The data directory."""
-        return Path(self.server.data) if self.server.data else default_data()
+        return Path(self.server.data).absolute() if self.server.data else default_data()
 
     @property
     def store_url(self) -> str:
@@ -125,7 +125,7 @@ def load(file: Path | None, flags: Mapping[str, str | None]) -> Config:
     if file is not None:
         try:
             tree = tomllib.loads(file.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise Invalid(f"{file}: {error}", field="config") from error
     for name, value in os.environ.items():
         section, _, key = name.removeprefix(_PREFIX).lower().partition("__")

@@ -13,8 +13,13 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from polyvisor.model.faults import Busy, Invalid
+
+HEAD_LIMIT = 64 * 1024  # bytes, and one piece of the stream more
+UNBOUNDED = 2**62
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 def bind(address: str, setting: str) -> socket.socket:
@@ -49,6 +54,31 @@ def _is_news(record: logging.LogRecord) -> bool:
 logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
+class _Protocol(HttpToolsProtocol):
+    """HTTP whose requests have a head of a bounded size: it is held in memory before anybody knows who asks."""
+
+    _head = 0  # bytes of a request so far; far below zero once it is past its head
+
+    def data_received(self, data: bytes) -> None:
+        """A piece of the stream. What is too long is cut off, with a word if there is still somebody to read it."""
+        if self._head > HEAD_LIMIT:
+            self.transport.write(_TOO_LONG)
+            self.transport.close()
+            return
+        self._head += len(data)
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """The head is over; what follows is the body's business."""
+        self._head = -UNBOUNDED
+        super().on_headers_complete()
+
+    def on_message_begin(self) -> None:
+        """Another request."""
+        self._head = 0
+        super().on_message_begin()
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling: two of them share one process."""
 
@@ -59,7 +89,7 @@ class _Server(uvicorn.Server):
 
 def _server(app: ASGIApp, **more: str) -> _Server:
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", http="httptools", ws="websockets-sansio",
+        app, log_config=None, access_log=False, lifespan="off", http=_Protocol, ws="websockets-sansio",
         timeout_graceful_shutdown=3, timeout_keep_alive=75, ws_max_size=4 * 1024 * 1024, server_header=False, **more,  # type: ignore[arg-type]  # of many types
     )  # fmt: skip
     return _Server(config)

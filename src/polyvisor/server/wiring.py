@@ -82,6 +82,7 @@ async def make_host(config: Config, id: HostId) -> Host:
 async def running(config: Config) -> AsyncIterator[Parts]:
     """The whole, from the first look at the machines until everything is let go. Machines run on."""
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config.data.chmod(0o700)
     lock = _lock(config.data)
     store = await open_store(config.store_url)
     try:

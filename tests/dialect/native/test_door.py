@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import re
 from typing import Any
 
@@ -146,7 +148,7 @@ async def test_a_stranger_may_use_a_built_in_image_but_not_delete_it(served: Ser
     assert (refused.status_code, refused.json()["kind"]) == (403, "Forbidden")
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://["])
 async def test_a_page_of_another_site_is_not_our_caller(served: Served, origin: str) -> None:
     headers = {"Origin": origin, "Authorization": f"Bearer {served.key}"}
     answer = await served.http.post("/api/v1/instances/x/stop", headers=headers)
@@ -158,3 +160,21 @@ async def test_a_page_of_another_site_is_not_our_caller(served: Served, origin: 
 
 async def test_our_own_page_is(served: Served) -> None:
     assert (await served.http.get("/api/v1/about", headers={"Origin": served.url})).status_code == 200
+
+
+async def test_a_head_without_end_is_cut_off(served: Served) -> None:
+    """Nobody knows yet who sends it: it must not be kept."""
+    host, port = served.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ")
+    with contextlib.suppress(ConnectionError):
+        for _ in range(64):
+            writer.write(b"x" * 65536)
+            await writer.drain()
+    answer = b""
+    with contextlib.suppress(ConnectionError):
+        answer = await asyncio.wait_for(reader.read(), 10)
+    assert not answer or answer.startswith(b"HTTP/1.1 431")
+    writer.close()
+    many = {f"X-{n}": "y" * 1000 for n in range(40)}
+    assert (await served.http.get("/livez", headers=many)).status_code == 200

@@ -52,7 +52,13 @@ def check_origin(connection: HTTPConnection) -> None:
     :raise Forbidden: the page is not ours.
     """
     origin = connection.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != connection.headers.get("host", ""):
+    if origin is None:
+        return
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:  # no address at all
+        site = ""
+    if site != connection.headers.get("host", ""):
         raise Forbidden("a page of another site may not use this API", field="Origin")
 
 

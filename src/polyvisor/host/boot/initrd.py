@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from polyvisor.host.run import run
+from polyvisor.model.faults import Unsupported
 
 # What the root stands on; what only a networked guest needs; what no workload waits for.
 GROUPS = {
@@ -55,11 +56,19 @@ async def _dependencies(modules: Path, work: Path) -> dict[str, list[str]]:
         path, _, needs = line.partition(":")
         name = Path(path).name.partition(".ko")[0].replace("-", "_")
         found[name] = [*reversed(needs.split()), path]
+    built_in = {Path(line).stem.replace("-", "_") for line in _lines(version / "modules.builtin")}
+    for module in GROUPS["boot"] + GROUPS["net"]:
+        if module not in found and module not in built_in:
+            raise Unsupported(f"the kernel of {modules} has no {module}", field="host.modules")
     return found
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
 def _link(source: str, target: str) -> None:
-    Path(target).symlink_to(source)
+    Path(target).symlink_to(Path(source).absolute())
 
 
 def _lay(tree: Path, modules: Path, order: dict[str, list[str]]) -> None:
