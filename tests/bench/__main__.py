@@ -24,7 +24,8 @@ from serving import Server, await_gone, machines_of
 
 GROUPS = {
     "lifecycle": (
-        "create → ready", "raw boot → agent's first answer", "create → first exec answered", "graceful stop", "delete",
+        "create → ready", "create → QEMU's process exists", "raw boot → agent's first answer",
+        "create → first exec answered", "graceful stop", "delete",
     ),
     "round-trips": ("QMP round trip", "agent ping", "exec of true"),
     "throughput": ("exec: stdin → cat → stdout, 64 MiB", "file written, 32 MiB", "file read, 32 MiB"),

@@ -100,7 +100,7 @@ async def test_a_child_that_stays_behind_does_not_hold_up_the_end(client: Client
 
 
 async def test_a_terminal_has_a_size_that_changes(client: Client, vm: str) -> None:
-    script = "stty size; trap 'stty size; exit 3' WINCH; while :; do sleep 0.05; done"
+    script = "trap 'stty size; exit 3' WINCH; stty size; while :; do sleep 0.05; done"
     request = ExecRequest(argv=["sh", "-c", script], tty=True, rows=40, cols=120)
     said = b""
     async with client.instances.exec(vm, request) as process:
