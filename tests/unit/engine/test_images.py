@@ -58,6 +58,7 @@ async def test_a_waiter_that_gives_up_leaves_the_pull_to_the_others(engine: Imag
     one, two = (asyncio.create_task(engine.resolve(ROOT, name)) for _ in range(2))
     while not slow.asked:
         await asyncio.sleep(0)
+    await asyncio.sleep(0.3)  # the other one looks for it in the store meanwhile, and joins
     one.cancel()
     with pytest.raises(asyncio.CancelledError):
         await one
