@@ -172,15 +172,9 @@ class Reconciler:
             self.wake(id)
 
     async def _scan(self) -> None:
-        """Each restless instance once in a period, one by one: a thousand at once would hold up every request."""
         while True:
-            async with self._store.read() as unit:
-                ids = [instance.id for instance in await unit.instances.all() if restless(instance)]
-            for id in ids:
-                await asyncio.sleep(SCAN_EVERY / len(ids))
-                self.wake(id)
-            if not ids:
-                await asyncio.sleep(SCAN_EVERY)
+            await asyncio.sleep(SCAN_EVERY)
+            await self._wake_all()
 
     async def _wake_all(self) -> None:
         async with self._store.read() as unit:
