@@ -30,7 +30,9 @@ static noreturn void give_up(const char *what)
     power('p');
 }
 
-static int data_folder = -1; /* the writable layer, out of sight since the root was entered */
+/* The writable layer, out of sight since the root was entered. */
+static int data_folder = -1;
+static char data_disk[280], data_size[32];
 
 /* Disks are left clean where that is possible, so that who mounts them next has nothing to repair. */
 static void leave_disks(void)
@@ -113,7 +115,7 @@ static void load_modules(const char *group)
 
 /* -- devices ----------------------------------------------------------------------------------------------- */
 
-static bool read_line(const char *path, char *text, size_t size)
+bool read_line(const char *path, char *text, size_t size)
 {
     int file = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t got = file < 0 ? -1 : read(file, text, size - 1);
@@ -175,17 +177,40 @@ static void must_mount(const char *source, const char *target, const char *type,
         give_up(target);
 }
 
+static char config_text[FRAME_MOST];
+
 static void read_config(void)
 {
-    static char text[1024 * 1024];
     int file = open(config_file, O_RDONLY | O_CLOEXEC);
     size_t size = 0;
     ssize_t got = 0;
-    while (file >= 0 && (got = read(file, text + size, sizeof text - size)) > 0)
+    while (file >= 0 && (got = read(file, config_text + size, sizeof config_text - size)) > 0)
         size += (size_t)got;
-    if (file < 0 || got < 0 || !pairs_start(&config, text, size))
+    if (file < 0 || got < 0 || !pairs_start(&config, config_text, size))
         give_up("configuration");
     close(file);
+}
+
+void replace_config(struct pairs settings)
+{
+    size_t size = (size_t)(settings.end - settings.at);
+    if (size > sizeof config_text)
+        abort();
+    memcpy(config_text, settings.at, size);
+    config = (struct pairs){config_text, config_text + size};
+}
+
+/* The data disk may be larger than what it was made from, and a copy's larger than at the boot; looked at anew every
+ * time, but told to the file system, which is slow, only when it has changed. */
+void grow_data(void)
+{
+    char path[320], size[sizeof data_size];
+    snprintf(path, sizeof path, "/sys/class/block/%s/size", data_disk + strlen("/dev/"));
+    if (!read_line(path, size, sizeof size) || !strcmp(size, data_size))
+        return;
+    memcpy(data_size, size, sizeof size);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", data_folder);
+    grow_disk(data_disk, path);
 }
 
 static void mount_root(void)
@@ -194,13 +219,23 @@ static void mount_root(void)
     if (!find_disk("pvroot", disk, sizeof disk, PATIENCE_MS))
         give_up("root disk");
     must_mount(disk, "/lower", "squashfs", MS_RDONLY, "");
-    if (!find_disk("pvdata", disk, sizeof disk, PATIENCE_MS))
+    if (!find_disk("pvdata", data_disk, sizeof data_disk, PATIENCE_MS))
         give_up("data disk");
-    must_mount(disk, "/data", "ext4", MS_NOATIME, "");
+    must_mount(data_disk, "/data", "ext4", MS_NOATIME, "");
     data_folder = open("/data", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    grow_data();
     mkdir("/data/upper", 0755);
     mkdir("/data/work", 0755);
     must_mount("overlay", "/root", "overlay", MS_NOATIME, "lowerdir=/lower,upperdir=/data/upper,workdir=/data/work");
+}
+
+int data_path(char *path, size_t size, const char *name)
+{
+    if (data_folder < 0)
+        errno = EOPNOTSUPP;
+    else /* by the agent's own descriptor: its children have closed theirs */
+        snprintf(path, size, "/proc/1/fd/%d/%s", data_folder, name);
+    return data_folder < 0 ? -1 : 0;
 }
 
 static void enter_root(void)
@@ -238,19 +273,6 @@ static void mount_kernel_folders(void)
         (void)!symlink(links[i][0], links[i][1]);
 }
 
-static void mount_volumes(void)
-{
-    const char *key, *value;
-    for (struct pairs all = config; pairs_next(&all, &key, &value);) {
-        char serial[64], mode[4];
-        int length = 0;
-        if (strcmp(key, "mount") || sscanf(value, "%63s %3s %n", serial, mode, &length) != 2)
-            continue;
-        if (mount_disk(serial, value + length, !strcmp(mode, "ro"), PATIENCE_MS))
-            give_up(value + length);
-    }
-}
-
 /* What no workload waits for is loaded once it runs, by a child that stays in the initial RAM disk until then. */
 static int prepare_late_modules(void)
 {
@@ -283,6 +305,11 @@ static int catch_signals(void)
     return signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+void say_up(void)
+{
+    dprintf(2, "polyvisor: %s is up\n", pairs_find(config, "hostname", "the guest"));
+}
+
 /* As PID 1 of an empty root: all the way to a running workload. */
 static void boot(void)
 {
@@ -296,6 +323,8 @@ static void boot(void)
     read_config();
     if (pairs_find(config, "address", NULL))
         load_modules("net");
+    if (pairs_find(config, "overlays", NULL))
+        load_modules("overlays");
     mount_root();
     int late = prepare_late_modules();
     enter_root();
@@ -303,9 +332,15 @@ static void boot(void)
     umask(022);
     if (set_network(config))
         give_up("network");
-    mount_volumes();
-    workload_start(open_port("polyvisor.journal", PATIENCE_MS));
-    dprintf(2, "polyvisor: %s is up\n", pairs_find(config, "hostname", "the guest"));
+    const char *machine_id = pairs_find(config, "machine_id", NULL);
+    if (machine_id)
+        set_machine_id(machine_id);
+    const char *failed = mount_volumes(config, PATIENCE_MS);
+    if (failed)
+        give_up(failed);
+    workload_journal(open_port("polyvisor.journal", PATIENCE_MS));
+    workload_start();
+    say_up();
     close(late);
 }
 

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -190,7 +191,7 @@ struct process *process_start(uint32_t channel, struct pairs request, verb_funct
 void process_signal(struct process *process, int number)
 {
     /* One that has just begun may not have made its session yet. */
-    if (!process->exited && number > 0 && number < 65 && kill(-process->pid, number))
+    if (!process->is_link && !process->exited && number > 0 && number < 65 && kill(-process->pid, number))
         kill(process->pid, number);
 }
 
@@ -198,7 +199,7 @@ void process_signal(struct process *process, int number)
 void process_kill(struct process *process)
 {
     int number = process->is_verb ? SIGTERM : SIGKILL;
-    if (!process->exited) {
+    if (!process->is_link && !process->exited) {
         kill(-process->pid, number);
         kill(process->pid, number); /* it may not have made its session yet */
     }
@@ -225,6 +226,8 @@ void process_feed(struct process *process)
         const char end_of_transmission = 4;
         if (process->tty)
             (void)!write(process->fd[IN], &end_of_transmission, 1);
+        if (process->is_link)
+            shutdown(process->fd[IN], SHUT_WR);
         close(process->fd[IN]);
         process->fd[IN] = -1;
     }
@@ -244,5 +247,6 @@ void process_free(struct process *process)
             close(process->fd[i]);
     buffer_free(&process->input);
     buffer_free(&process->result);
+    buffer_free(&process->request);
     free(process);
 }

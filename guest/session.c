@@ -14,21 +14,35 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PROCESSES_MOST = 256, BACKLOG_MOST = 512 * 1024, RESULT_MOST = 64 * 1024, AWAY_MS = 50 };
+enum { PROCESSES_MOST = 256, BACKLOG_MOST = 512 * 1024, RESULT_MOST = 64 * 1024, AWAY_MS = 50, GONE_MS = 1000 };
 
 struct process *processes;
 static int port;
-static bool greeted;
+static bool greeted, announced;
 static struct buffer outgoing;
 static struct decoder decoder;
 
-static const struct {
+static const struct verb {
     const char *name;
-    verb_function *run;
+    quick_function *at_once;
+    verb_function *run; /* NULL: a command */
+    bool links;         /* or rather a connection */
+    void (*finish)(struct process *process);
 } verbs[] = {
-    {"read", verb_read},   {"write", verb_write},   {"stat", verb_stat}, {"mount", verb_mount},
-    {"umount", verb_umount}, {"network", verb_network}, {"tar", verb_tar},   {"untar", verb_untar},
-    {"grow", verb_grow},
+    {.name = "exec"},
+    {.name = "dial", .links = true},
+    {"read", .run = verb_read},
+    {"write", .run = verb_write},
+    {"stat", .run = verb_stat},
+    {"mount", .run = verb_mount},
+    {"umount", .run = verb_umount},
+    {"tar", .run = verb_tar},
+    {"untar", .run = verb_untar},
+    {"grow", .run = verb_grow},
+    {"network", .run = verb_network},
+    {"clock", .at_once = clock_at_once},
+    {"identity", .at_once = identity_at_once, .run = verb_identity},
+    {"configure", .at_once = configure_at_once, .run = verb_configure, .finish = configure_finish},
 };
 
 static void say(enum kind kind, int fd, uint32_t channel, const void *payload, size_t length)
@@ -89,6 +103,18 @@ static void flush(void)
     }
 }
 
+/* An empty nonce: who talks to us without our having greeted it has to begin anew. That is a host that talked to an
+ * agent before us (the guest was reset under it), or one that was taken for gone. Said once until it begins. */
+static void announce(void)
+{
+    static const uint8_t nobody[21] = {PROTOCOL};
+    if (announced)
+        return;
+    announced = true;
+    wire_delimit(&outgoing);
+    wire_frame(&outgoing, HELLO, 0, 0, nobody, sizeof nobody);
+}
+
 /* -- what the host says ------------------------------------------------------------------------------------ */
 
 /* Everything but the workload ends. A killed child without a channel is reaped like any stranger. */
@@ -103,6 +129,7 @@ static void end_all(void)
     }
     outgoing.size = 0;
     greeted = false;
+    announced = false;
 }
 
 static void greet(const struct frame *frame)
@@ -119,6 +146,38 @@ static void greet(const struct frame *frame)
     say(READY, 0, 0, NULL, 0);
 }
 
+/* Whether the answer has been given without a child. */
+static bool answer_at_once(uint32_t channel, const struct verb *verb, struct pairs request)
+{
+    struct buffer result = {0};
+    bool is_all = verb->at_once && verb->at_once(request, &result);
+    if (is_all)
+        say(RESULT, 0, channel, result.data, result.size);
+    buffer_free(&result);
+    return is_all;
+}
+
+static void launch(uint32_t channel, const struct verb *verb, struct pairs request)
+{
+    const char *error = "too many commands at once";
+    size_t count = 0;
+    for (struct process *process = processes; process; process = process->next)
+        count++;
+    struct process *process = NULL;
+    if (count < PROCESSES_MOST)
+        process = verb->links ? dial_start(channel, request, &error)
+                              : process_start(channel, request, verb->run, &error);
+    if (!process) {
+        refuse(channel, "unavailable", error);
+        return;
+    }
+    process->finish = verb->finish;
+    if (process->finish)
+        buffer_add(&process->request, request.at, (size_t)(request.end - request.at));
+    process->next = processes;
+    processes = process;
+}
+
 static void begin(const struct frame *frame)
 {
     struct pairs request;
@@ -126,35 +185,20 @@ static void begin(const struct frame *frame)
         refuse(frame->channel, "invalid", "the request is malformed");
         return;
     }
-    const char *name = pairs_find(request, "verb", ""), *error = NULL;
+    const char *name = pairs_find(request, "verb", "");
     if (!strcmp(name, "shutdown")) {
         say(RESULT, 0, frame->channel, NULL, 0);
         flush(); /* what follows may not come back */
         ask_shutdown();
         return;
     }
-    verb_function *verb = NULL;
     for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
-        if (!strcmp(name, verbs[i].name))
-            verb = verbs[i].run;
-    if (!verb && strcmp(name, "exec")) {
-        refuse(frame->channel, "unsupported", "the agent does not know this verb");
-        return;
-    }
-    size_t count = 0;
-    for (struct process *process = processes; process; process = process->next)
-        count++;
-    struct process *process = NULL;
-    if (count >= PROCESSES_MOST)
-        error = "too many commands at once";
-    else
-        process = process_start(frame->channel, request, verb, &error);
-    if (!process) {
-        refuse(frame->channel, "unavailable", error);
-        return;
-    }
-    process->next = processes;
-    processes = process;
+        if (!strcmp(name, verbs[i].name)) {
+            if (!answer_at_once(frame->channel, &verbs[i], request))
+                launch(frame->channel, &verbs[i], request);
+            return;
+        }
+    refuse(frame->channel, "unsupported", "the agent does not know this verb");
 }
 
 static void feed(struct process *process, const struct frame *frame)
@@ -175,8 +219,10 @@ static void take(void *context, const struct frame *frame)
         greet(frame);
         return;
     }
-    if (!greeted)
+    if (!greeted) {
+        announce();
         return;
+    }
     if (frame->kind == PING)
         say(PONG, 0, 0, frame->payload, frame->length);
     if (frame->kind == OPEN)
@@ -230,6 +276,10 @@ static void listen_to(struct process *process, int stream)
             continue;
         if (got < 0 && errno == EAGAIN && !process->exited)
             return;
+        if (got < 0 && process->is_link) { /* nothing listens, or it broke off */
+            pairs_add(&process->result, "error", "unavailable");
+            pairs_add(&process->result, "text", strerror(errno));
+        }
         if (got <= 0) { /* the end; or the command has exited and left nothing, whoever else holds the stream */
             close(process->fd[stream]);
             process->fd[stream] = -1;
@@ -251,6 +301,8 @@ static void conclude(struct process *process)
 {
     struct buffer result = {0};
     char number[16];
+    if (process->finish && !process->status && !process->result.size)
+        process->finish(process);
     if (process->is_verb && process->result.size) {
         say(RESULT, 0, process->channel, process->result.data, process->result.size);
         return;
@@ -289,7 +341,7 @@ static int64_t move_on(void)
             say_number(CREDIT, IN, process->channel, (uint32_t)(waiting - process->input.size));
         listen_to(process, OUT);
         listen_to(process, ERR);
-        if (process->exited && process->fd[OUT] < 0 && process->fd[ERR] < 0) {
+        if ((process->exited || process->is_link) && process->fd[OUT] < 0 && process->fd[ERR] < 0) {
             if (process->channel)
                 conclude(process);
             else
@@ -330,9 +382,10 @@ static void heed(int signals)
     reap();
 }
 
-static nfds_t collect(struct pollfd *polled, int signals, bool away)
+static nfds_t collect(struct pollfd *polled, int signals, int seen, bool away)
 {
     nfds_t count = 0;
+    polled[count++] = (struct pollfd){.fd = seen, .events = POLLIN};
     polled[count++] = (struct pollfd){.fd = signals, .events = POLLIN};
     if (!away)
         polled[count++] = (struct pollfd){.fd = port, .events = (short)(POLLIN | (outgoing.size ? POLLOUT : 0))};
@@ -346,36 +399,45 @@ static nfds_t collect(struct pollfd *polled, int signals, bool away)
     return count;
 }
 
-/* A host that talked to an agent before us (the guest was reset under it) learns that it has to begin anew. */
-static void announce(void)
-{
-    static const uint8_t nobody[21] = {PROTOCOL};
-    wire_delimit(&outgoing);
-    wire_frame(&outgoing, HELLO, 0, 0, nobody, sizeof nobody);
-}
-
 noreturn void session_run(int opened, int signals)
 {
-    static struct pollfd polled[2 + 3 * (PROCESSES_MOST + 1)];
+    static struct pollfd polled[3 + 3 * (PROCESSES_MOST + 1)];
     bool away = false; /* no host: the port would wake us for ever to say so */
+    int64_t left = 0;  /* since when */
+    bool ended = false; /* what it had under way is */
+    int seen = handshake_open();
     port = opened;
     announce();
     for (;;) {
         int64_t wait = move_on();
         if (!away)
             flush();
+        configure_begin();
         if (away && (wait < 0 || wait > AWAY_MS))
             wait = AWAY_MS;
-        nfds_t count = collect(polled, signals, away);
-        if (poll(polled, count, (int)wait) < 0 && errno != EINTR)
+        nfds_t count = collect(polled, signals, seen, away);
+        int ready = poll(polled, count, (int)wait);
+        if (ready < 0 && errno != EINTR)
             abort();
+        if (ready > 0 && polled->revents)
+            handshake_complete(seen);
         heed(signals);
         struct pollfd look = {.fd = port, .events = POLLIN};
         bool gone = poll(&look, 1, 0) > 0 && look.revents & (POLLHUP | POLLERR);
+        /* One host's leaving may be told after the next one's first words: only who stays away is gone, and whoever
+         * is there after that is told that nothing of theirs is known. */
         if (gone && !away)
+            left = now_ms();
+        if (gone && !ended && now_ms() - left > GONE_MS) {
             end_all();
+            ended = true;
+        }
         away = gone;
-        if (!away)
+        if (!away) {
+            if (ended)
+                announce();
+            ended = false;
             hear();
+        }
     }
 }

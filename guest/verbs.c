@@ -1,14 +1,10 @@
-/* Verbs about files, mounts and the network. Each runs in a child: streams on 0 and 1, pairs as its result on 3. */
+/* Verbs about files and mounts. Each runs in a child: streams on 0 and 1, pairs as its result on 3. */
 #include "agent.h"
 
-#include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <mntent.h>
-#include <net/if.h>
-#include <net/route.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,7 +12,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -190,7 +185,7 @@ int verb_stat(struct pairs request)
 /* -- mounts ------------------------------------------------------------------------------------------------ */
 
 /* Make an ext4 as large as its device; the kernel does it mounted. Nothing to do is no failure. */
-static void grow(const char *device, const char *path)
+void grow_disk(const char *device, const char *path)
 {
     struct stat info;
     uint64_t size = 0;
@@ -225,15 +220,75 @@ int mount_disk(const char *serial, const char *path, bool read_only, int patienc
         return mount(device, path, "ext4", MS_RDONLY, "") && mount(device, path, "ext4", MS_RDONLY, "noload");
     if (mount(device, path, "ext4", 0, ""))
         return 1;
-    grow(device, path);
+    grow_disk(device, path);
     return 0;
+}
+
+struct volume {
+    char serial[64];
+    bool read_only;
+    int overlay; /* which of the data disk's; -1: none */
+    const char *path;
+};
+
+static bool parse_overlay(const char *text, int *overlay)
+{
+    char rest;
+    return sscanf(text, "%2d%c", overlay, &rest) == 1 && *overlay >= 0;
+}
+
+static int mount_volume(const struct volume *volume, int patience_ms)
+{
+    char device[280];
+    if (volume->overlay < 0)
+        return mount_disk(volume->serial, volume->path, volume->read_only, patience_ms);
+    if (!find_disk(volume->serial, device, sizeof device, patience_ms)) {
+        errno = ENODEV;
+        return 1;
+    }
+    return !make_directories(volume->path) || mount_above(device, volume->serial, volume->path, volume->overlay);
+}
+
+static bool parse_volume(const char *text, struct volume *volume)
+{
+    char mode[4];
+    int length = 0;
+    if (sscanf(text, "%63s %3s %n", volume->serial, mode, &length) != 2 || !length || text[length] != '/')
+        return false;
+    volume->read_only = strcmp(mode, "rw") != 0;
+    volume->path = text + length;
+    volume->overlay = -1;
+    if (mode[0] == 'o')
+        return parse_overlay(mode + 1, &volume->overlay);
+    return !strcmp(mode, "ro") || !strcmp(mode, "rw");
+}
+
+bool is_volume(const char *text)
+{
+    struct volume volume;
+    return parse_volume(text, &volume);
+}
+
+const char *mount_volumes(struct pairs settings, int patience_ms)
+{
+    const char *key, *value;
+    struct volume volume;
+    while (pairs_next(&settings, &key, &value))
+        if (!strcmp(key, "mount") && parse_volume(value, &volume) &&
+            mount_volume(&volume, patience_ms))
+            return volume.path;
+    return NULL;
 }
 
 int verb_mount(struct pairs request)
 {
-    const char *path = pairs_find(request, "path", ""), *serial = pairs_find(request, "serial", "");
-    bool read_only = !strcmp(pairs_find(request, "read_only", "0"), "1");
-    return mount_disk(serial, path, read_only, MOUNT_PATIENCE_MS) ? fail_errno(path) : 0;
+    const char *overlay = pairs_find(request, "overlay", NULL);
+    struct volume volume = {.overlay = -1, .path = pairs_find(request, "path", "")};
+    snprintf(volume.serial, sizeof volume.serial, "%s", pairs_find(request, "serial", ""));
+    volume.read_only = !strcmp(pairs_find(request, "read_only", "0"), "1");
+    if (overlay && !parse_overlay(overlay, &volume.overlay))
+        return fail("invalid", "overlay: malformed");
+    return mount_volume(&volume, MOUNT_PATIENCE_MS) ? fail_errno(volume.path) : 0;
 }
 
 /* Wherever the disk is mounted; nowhere is fine. */
@@ -246,7 +301,7 @@ int verb_grow(struct pairs request)
         return 0;
     while (mounts && (entry = getmntent(mounts)))
         if (!strcmp(entry->mnt_fsname, device) && !strcmp(entry->mnt_type, "ext4"))
-            grow(device, entry->mnt_dir);
+            grow_disk(device, entry->mnt_dir);
     if (mounts)
         endmntent(mounts);
     return 0;
@@ -259,116 +314,4 @@ int verb_umount(struct pairs request)
     if (umount2(path, UMOUNT_NOFOLLOW) && errno != EINVAL && errno != ENOENT)
         return fail_errno(path);
     return 0;
-}
-
-/* -- network ----------------------------------------------------------------------------------------------- */
-
-static bool write_text(const char *path, const char *text)
-{
-    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    bool done = file >= 0 && write(file, text, strlen(text)) == (ssize_t)strlen(text);
-    if (file >= 0)
-        close(file);
-    return done;
-}
-
-static struct sockaddr as_address(const char *text)
-{
-    union {
-        struct sockaddr any;
-        struct sockaddr_in inet;
-    } address = {.inet = {.sin_family = AF_INET}};
-    inet_pton(AF_INET, text, &address.inet.sin_addr);
-    return address.any;
-}
-
-static int raise_link(int sock, const char *name)
-{
-    struct ifreq link = {0};
-    strncpy(link.ifr_name, name, sizeof link.ifr_name - 1);
-    if (ioctl(sock, SIOCGIFFLAGS, &link))
-        return 1;
-    link.ifr_flags |= IFF_UP | IFF_RUNNING;
-    return ioctl(sock, SIOCSIFFLAGS, &link);
-}
-
-/* The first link that is not the loopback. */
-static bool first_link(char *name, size_t size, int patience_ms)
-{
-    for (int64_t end = now_ms() + patience_ms;; usleep(2000)) {
-        DIR *links = opendir("/sys/class/net");
-        for (struct dirent *entry; links && (entry = readdir(links));)
-            if (entry->d_name[0] != '.' && strcmp(entry->d_name, "lo")) {
-                snprintf(name, size, "%.*s", IFNAMSIZ - 1, entry->d_name);
-                closedir(links);
-                return true;
-            }
-        if (links)
-            closedir(links);
-        if (now_ms() >= end)
-            return false;
-    }
-}
-
-static int set_address(int sock, const char *name, const char *address, const char *gateway)
-{
-    char ip[64], mask[INET_ADDRSTRLEN];
-    struct ifreq link = {0};
-    snprintf(ip, sizeof ip, "%s", address);
-    char *slash = strchr(ip, '/');
-    unsigned prefix = slash ? (unsigned)atoi(slash + 1) : 24;
-    if (slash)
-        *slash = '\0';
-    struct in_addr bits = {htonl(prefix ? ~0U << (32 - prefix) : 0)};
-    inet_ntop(AF_INET, &bits, mask, sizeof mask);
-    strncpy(link.ifr_name, name, sizeof link.ifr_name - 1);
-    link.ifr_addr = as_address(ip);
-    if (ioctl(sock, SIOCSIFADDR, &link))
-        return 1;
-    link.ifr_netmask = as_address(mask);
-    if (ioctl(sock, SIOCSIFNETMASK, &link) || raise_link(sock, name))
-        return 1;
-    struct rtentry route = {.rt_dst = as_address("0.0.0.0"), .rt_genmask = as_address("0.0.0.0"),
-                            .rt_gateway = as_address(gateway), .rt_flags = RTF_UP | RTF_GATEWAY};
-    while (ioctl(sock, SIOCDELRT, &(struct rtentry){.rt_dst = as_address("0.0.0.0"),
-                                                    .rt_genmask = as_address("0.0.0.0"), .rt_flags = RTF_UP}) == 0)
-        ;
-    return ioctl(sock, SIOCADDRT, &route);
-}
-
-static void name_host(const char *hostname, const char *address)
-{
-    char text[512];
-    sethostname(hostname, strlen(hostname));
-    snprintf(text, sizeof text, "%s\n", hostname);
-    mkdir("/etc", 0755);
-    write_text("/etc/hostname", text);
-    snprintf(text, sizeof text, "127.0.0.1\tlocalhost\n::1\tlocalhost\n%.*s\t%s\n", (int)strcspn(address, "/"),
-             address, hostname);
-    write_text("/etc/hosts", text);
-}
-
-int set_network(struct pairs settings)
-{
-    char name[IFNAMSIZ], text[512];
-    const char *address = pairs_find(settings, "address", NULL), *hostname = pairs_find(settings, "hostname", NULL);
-    const char *search = pairs_find(settings, "search", NULL);
-    int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), failed = raise_link(sock, "lo");
-    if (hostname)
-        name_host(hostname, address ? address : "127.0.1.1");
-    if (address && !failed) {
-        int length = snprintf(text, sizeof text, "nameserver %s\n", pairs_find(settings, "dns", "127.0.0.1"));
-        if (search && length < (int)sizeof text)
-            snprintf(text + length, sizeof text - (size_t)length, "search %s\n", search);
-        unlink("/etc/resolv.conf"); /* an image may have a link that leads nowhere */
-        failed = !write_text("/etc/resolv.conf", text) || !first_link(name, sizeof name, MOUNT_PATIENCE_MS) ||
-                 set_address(sock, name, address, pairs_find(settings, "gateway", "0.0.0.0"));
-    }
-    close(sock);
-    return failed;
-}
-
-int verb_network(struct pairs request)
-{
-    return set_network(request) ? fail_errno("network") : 0;
 }

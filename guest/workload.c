@@ -37,10 +37,14 @@ static void record(enum record kind, const void *data, size_t size)
     buffer_free(&out);
 }
 
-void workload_start(int opened)
+void workload_journal(int opened)
+{
+    journal = opened;
+}
+
+void workload_start(void)
 {
     const char *error = "";
-    journal = opened;
     if (!pairs_find(config, "arg", NULL))
         return;
     record(RECORD_START, NULL, 0);
@@ -51,6 +55,7 @@ void workload_start(int opened)
     }
     process->input_ended = true;
     process->deadline = 0;
+    process_feed(process); /* there is none: that is the end of its input */
     process->next = processes;
     processes = process;
 }

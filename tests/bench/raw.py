@@ -12,19 +12,21 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from polyvisor.host.guest.agent import Agent
 from polyvisor.host.paths import AGENT_SOCKET, CONFIG, CONSOLE, JOURNAL, QMP_SOCKET
 from polyvisor.host.sockets import listen_unix
 
+DISK = "disk.qcow2"
 LIMIT = 60.0
 _SET = re.compile(r"fd=(\d+),set=(\d+)")
 _SOCKET = re.compile(r"socket,id=([\w-]+),fd=(\d+),")
 _FILE = re.compile(r"/proc/self/fd/(\d+)")
+_MEMORY = re.compile(r"memory-backend-file,id=ram,size=(\d+)M,mem-path=/proc/self/fd/(\d+),share=on")
 _NETWORK = re.compile(r"addr\.str=(\d+)")
 _NAMES = {"qmp": QMP_SOCKET, "agent": AGENT_SOCKET, "console": "console.sock"}
 
@@ -53,7 +55,6 @@ class Twin:
     config: bytes
     disk: str
     work: Path
-    change: Callable[[Words], Words] = field(default=lambda words: words)
 
     @classmethod
     def of(cls, pid: int, data: Path, id: str, work: Path) -> Twin:
@@ -71,15 +72,23 @@ class Twin:
             (data / "instances" / id / CONFIG).read_bytes(), str(blank.stat().st_size), work,
         )  # fmt: skip
 
+    async def folder(self, disk: Path | None = None) -> Path:
+        """What a launch needs, with an empty disk or a copy of that one."""
+        folder = self.work / f"raw-{time.monotonic_ns()}"
+        folder.mkdir(parents=True)
+        if disk is None:
+            await asyncio.to_thread(self._make_disk, folder / DISK)
+        else:
+            await asyncio.to_thread(shutil.copyfile, disk, folder / DISK)
+        (folder / CONFIG).write_bytes(self.config)
+        return folder
+
     @asynccontextmanager
     async def run(self) -> AsyncIterator[HandRun]:
         """Launch, and wait for the agent's first answer; killed at the end."""
-        folder = self.work / f"raw-{time.monotonic_ns()}"
-        folder.mkdir(parents=True)
-        await asyncio.to_thread(self._make_disk, folder / "disk.qcow2")
-        (folder / CONFIG).write_bytes(self.config)
+        folder = await self.folder()
         begun = time.monotonic()
-        process = self._launch(folder)
+        process = self.launch(folder)
         try:
             agent = await Agent.connect(folder / AGENT_SOCKET, LIMIT)
             try:
@@ -97,11 +106,15 @@ class Twin:
             ["qemu-img", "create", "-q", "-u", "-f", "qcow2", *back, str(path), self.disk], check=True, timeout=30
         )
 
-    def _launch(self, folder: Path) -> subprocess.Popen[bytes]:
+    def launch(self, folder: Path, incoming: int | None = None) -> subprocess.Popen[bytes]:
+        """QEMU in that folder; it goes on from what the descriptor `incoming` says, or boots."""
         opened: dict[str, int] = {}
         listeners: list[socket.socket] = []
-        words = self.change(list(self.words))
+        words = list(self.words)
         line = [self._renumber(word, words, folder, opened, listeners) for word in words]
+        if incoming is not None:
+            opened["incoming"] = os.dup(incoming)
+            line += ["-incoming", f"fd:{opened['incoming']}"]
         try:
             with (folder / "vmm.log").open("wb") as log:
                 return subprocess.Popen(
@@ -131,6 +144,10 @@ class Twin:
             listeners.extend(ends)
             opened[match[1]], opened["far end"] = (end.fileno() for end in ends)  # the process holds both
             return word.replace(match[0], f"addr.str={ends[0].fileno()}")
+        if match := _MEMORY.match(word):  # in the host's RAM, like that of the model
+            opened[match[2]] = os.memfd_create("ram", os.MFD_CLOEXEC)
+            os.truncate(opened[match[2]], int(match[1]) << 20)
+            return word.replace(f"/proc/self/fd/{match[2]}", f"/proc/self/fd/{opened[match[2]]}")
         if match := _FILE.search(word):
             key = "config" if word.startswith("name=") else words[words.index(word) - 1].lstrip("-")
             opened[match[1]] = self._open(key, folder)
@@ -144,7 +161,7 @@ class Twin:
             "journal": (folder / JOURNAL, append),
             "disk-pvroot-file": (self.root, os.O_RDONLY),
             "back-pvdata-file": (self.blank, os.O_RDONLY),
-            "disk-pvdata-file": (folder / "disk.qcow2", os.O_RDWR),
+            "disk-pvdata-file": (folder / DISK, os.O_RDWR),
             "kernel": (self.kernel, os.O_RDONLY),
             "initrd": (self.initrd, os.O_RDONLY),
             "config": (folder / CONFIG, os.O_RDONLY),

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Bound:
-    """What a figure must not exceed."""
+    """What a figure must not exceed, or, `least`, must reach."""
 
-    what: Literal["p50", "p99", "p50 difference"]
+    what: Literal["p50", "p99", "p50 difference", "ratio"]
     most: float
+    least: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Row:
             return None
         if self.bound.what == "p50 difference":
             return self.difference
+        if self.bound.what == "ratio":
+            return self.ratio
         return statistics.median(self.ours) if self.bound.what == "p50" else p99(self.ours)
 
     @property
@@ -68,10 +71,18 @@ class Row:
         """Whether the bound is kept, in a word."""
         if self.bound is None or self.bounded is None:
             return ""
-        word = "ok" if self.bounded <= self.bound.most else "EXCEEDED"
-        return (
-            f"{word}: {self.bound.what} {number(self.bounded)}{self._spread} of {number(self.bound.most)} {self.unit}"
-        )
+        bound, is_so = self.bound, self.bounded
+        if bound.least:
+            word, most = "ok" if is_so >= bound.most else "MISSED", f"of at least {number(bound.most)}"
+        else:
+            word, most = "ok" if is_so <= bound.most else "EXCEEDED", f"of {number(bound.most)}"
+        unit = "" if bound.what == "ratio" else f" {self.unit}"
+        return f"{word}: {bound.what} {number(is_so)}{self._spread} {most}{unit}"
+
+    @property
+    def missed(self) -> bool:
+        """Whether there is a bound that is not kept."""
+        return self.verdict.startswith(("EXCEEDED", "MISSED"))
 
 
 def p99(values: Sequence[float]) -> float:
@@ -109,5 +120,6 @@ def record(row: Row) -> dict[str, Any]:
     return {
         "row": row.name, "unit": row.unit, "ratio": row.ratio, "difference_p50": row.difference,
         "ours": list(row.ours), "baseline": list(row.beside), "against": row.against,
-        "bound": row.bound and {"what": row.bound.what, "most": row.bound.most, "is": row.bounded}, **row.more,
+        "bound": row.bound and {"what": row.bound.what, "least" if row.bound.least else "most": row.bound.most,
+                                "is": row.bounded}, **row.more,
     }  # fmt: skip

@@ -16,8 +16,8 @@ import httpx
 from polyvisor.access.credentials import new_key
 from polyvisor.client import Client
 from polyvisor.host.hypervisor.fake.driver import FakeHypervisor, FakeVm
+from polyvisor.model.identity import Project, Quotas
 from polyvisor.model.ids import InstanceId, ProjectId, mint
-from polyvisor.model.principal import Project
 from polyvisor.server.config import load
 from polyvisor.server.listeners import _server, bind, url_of
 from polyvisor.server.serve import application
@@ -51,7 +51,8 @@ class Served:
     async def stranger(self, **quotas: int) -> str:
         """The key of a new project, which is nobody's operator."""
         now = datetime.now(UTC)
-        project = Project(ProjectId(mint()), fresh("project"), now, **quotas)
+        root = ProjectId(self.parts.facts["project"])
+        project = Project(ProjectId(mint()), fresh("project"), now, root, Quotas(**quotas))
         key, record = new_key("stranger", project.id, now)
         async with self.parts.store.write() as unit:
             await unit.identities.add_project(project)
@@ -74,9 +75,10 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(data: Path) -> AsyncIterator[Served]:
+async def serving(data: Path, settings: dict[str, str] | None = None) -> AsyncIterator[Served]:
     """A server from its start to its end."""
-    async with running(load(None, {"server.data": str(data), "host.hypervisor": "fake"})) as parts:
+    flags = {"server.data": str(data), "host.hypervisor": "fake", **(settings or {})}
+    async with running(load(None, flags)) as parts:
         sock = bind("127.0.0.1:0", "server.listen")
         server = _server(application(parts))
         serving = asyncio.create_task(server.serve(sockets=[sock]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,5 +23,8 @@ async def world(empty: Path, tmp_path: Path) -> AsyncIterator[World]:
     """A server that has just started."""
     made = World(copy(empty, tmp_path / "data"))
     await made.begin()
-    yield made
-    await made.end()
+    try:
+        yield made
+        await made.end()
+    finally:
+        shutil.rmtree(made.paths.shm, ignore_errors=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sized
+from collections.abc import AsyncIterator, Awaitable, Callable, Sized
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
@@ -12,10 +12,11 @@ import pytest
 from fault.world import LIMIT, ROOT, P, World
 from polyvisor.model.faults import Busy, Exists, Fault, NoCapacity, NotFound, OverQuota, WrongState
 from polyvisor.model.host import HostReport, Sight
+from polyvisor.model.identity import Project, Quotas
 from polyvisor.model.ids import HostId, InstanceId, ProjectId
 from polyvisor.model.instance import Phase, Power
 from polyvisor.model.operation import Outcome
-from polyvisor.model.principal import Action, Principal, Project
+from polyvisor.model.principal import Principal, member
 from polyvisor.model.units import GIB, MIB, Bytes
 from polyvisor.ports.store import Store, Unit
 
@@ -29,10 +30,10 @@ async def ids(world: World) -> list[InstanceId]:
 async def limited(world: World, **limits: int) -> Principal:
     """A principal of a project with quotas."""
     now = world.clock()
-    project = Project(ProjectId("q" * 24), "limited", now, **limits)
+    project = Project(ProjectId("q" * 24), "limited", now, P, Quotas(**limits))
     async with world.store.write() as unit:
         await unit.identities.add_project(project)
-    return Principal("tenant", project.id, frozenset(Action))
+    return member("tenant", project.id)
 
 
 async def test_two_hundred_creates_at_once_all_succeed(world: World) -> None:
@@ -52,7 +53,7 @@ async def test_two_hundred_creates_at_once_all_succeed(world: World) -> None:
 
 
 async def test_of_creates_beyond_a_quota_exactly_those_that_fit_succeed(world: World) -> None:
-    tenant = await limited(world, max_instances=7)
+    tenant = await limited(world, instances=7)
     answers = await asyncio.gather(
         *(world.engine.instances.create(tenant, world.wanted(power=Power.OFF)) for _ in range(40)),
         return_exceptions=True,
@@ -175,6 +176,7 @@ async def test_random_wishes_all_settle(world: World) -> None:
     some = [await world.create(name=f"n{n}") for n in range(8)]
     await world.volume()
     power, volumes = world.engine.power, world.engine.volumes
+    verbs: list[Callable[[Principal, InstanceId], Awaitable[object]]]
     verbs = [power.start, power.stop, power.restart, power.reset, power.pause, power.resume]
     for _ in range(120):
         id = chance.choice(some)

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from fault.world import LIMIT, ROOT, Trap, World
-from polyvisor.engine.keeper import SYSTEM
 from polyvisor.model.face import Face, face
 from polyvisor.model.faults import NoCapacity, Unavailable
 from polyvisor.model.host import Sight
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.instance import Phase, Power
 from polyvisor.model.operation import Outcome
+from polyvisor.model.principal import SYSTEM
 from polyvisor.model.spec import RestartMode, RestartPolicy
 from polyvisor.model.units import Seconds
 from polyvisor.reconcile.runner import Crash

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from polyvisor.engine import Engine
-from polyvisor.engine.instances import Asked
+from polyvisor.engine.instances import Asked, Until
 from polyvisor.engine.waits import Waits
 from polyvisor.host.hypervisor.fake.driver import FakeHypervisor, FakeVm, read_facts
 from polyvisor.host.hypervisor.fake.host import FakeBoot, FakeImages, FakeStorage
@@ -22,12 +22,14 @@ from polyvisor.host.paths import Paths
 from polyvisor.model.event import Event
 from polyvisor.model.faults import Fault
 from polyvisor.model.host import Blueprint
+from polyvisor.model.identity import Project
 from polyvisor.model.ids import InstanceId, ProjectId
 from polyvisor.model.instance import Instance, MountState, Phase
 from polyvisor.model.network import Network, NetworkMode
 from polyvisor.model.operation import Operation, Outcome
-from polyvisor.model.principal import Action, Principal, Project
+from polyvisor.model.principal import Action, Principal
 from polyvisor.model.request import Create
+from polyvisor.model.snapshot import Snapshot, SnapshotKind, SnapshotState
 from polyvisor.model.units import MIB, Bytes
 from polyvisor.model.volume import Volume
 from polyvisor.ports.store import Store
@@ -83,6 +85,7 @@ class World:
         self._awaited: tuple[str, StepName] | None = None
         self._reached = asyncio.Event()
         self.wrap: Callable[[Store], Store] = lambda store: store
+        self.may_be_saved: set[Phase] = set()  # besides those that are suspended: after a revert to memory
 
     def clock(self) -> datetime:
         """Now, as far as the server knows."""
@@ -110,6 +113,10 @@ class World:
             Switchboard(self.plugged), FakeImages(self.paths.images), FakeBoot(self.paths.boot), self.boot_id,
         )  # fmt: skip
 
+    def memory(self, id: InstanceId) -> Path:
+        """The file that is its RAM while it runs."""
+        return self.paths.shm / f"{id}.ram"
+
     def has_process(self, id: InstanceId) -> bool:
         """Whether a machine of it is there, whatever anybody remembers."""
         return read_facts(self.paths.instance(id) / "fake.json", self.boot_id) is not None
@@ -134,6 +141,7 @@ class World:
 
     async def end(self) -> None:
         """The manager goes, machines stay."""
+        await self.engine.audit.close()
         await self.reconciler.close()
         await self.host.close(idle=False)
         await self.store.close()
@@ -154,6 +162,7 @@ class World:
         await self.end()
         self.boot_id += "+"
         self.plugged.clear()
+        shutil.rmtree(self.paths.shm, ignore_errors=True)
         await self.begin()
 
     async def later(self, seconds: float, id: InstanceId) -> None:
@@ -177,6 +186,17 @@ class World:
     async def volume(self, name: str = "data") -> Volume:
         """A new volume."""
         return await self.engine.volumes.create(ROOT, name, Bytes(64 * MIB))
+
+    async def snapshot(self, id: InstanceId, name: str = "snap", kind: SnapshotKind = SnapshotKind.DISK) -> Snapshot:
+        """A new snapshot, ready."""
+        taken = await self.engine.snapshots.create(ROOT, id, name, kind)
+        return await self.engine.snapshots.settle(taken, Until.LAUNCHED, LIMIT)
+
+    async def snapshot_of(self, id: InstanceId, name: str = "snap", kind: SnapshotKind = SnapshotKind.DISK) -> Asked:
+        """Ask for one."""
+        asked = (await self.engine.snapshots.create(ROOT, id, name, kind)).asked
+        assert asked is not None
+        return asked
 
     async def ask(self, asking: Awaitable[Asked]) -> Operation:
         """Ask, and wait for what comes of it."""
@@ -237,6 +257,7 @@ class World:
             instance = await self.get(id)
         except Fault:
             assert not folder.exists()
+            assert not self.memory(id).exists()
             assert id not in self.plugged
             assert not self.has_process(id)
         else:
@@ -248,12 +269,34 @@ class World:
             assert (instance.observed.run is not None) == up
             assert up <= (id in self.plugged) <= (up or instance.observed.phase is Phase.PREPARED)
             assert folder.exists() or instance.observed.phase is Phase.FAILED
+            assert self.memory(id).exists() <= up
+            saved, may = self.host._memory_files.is_saved(id), self.may_be_saved | {Phase.SUSPENDED}
+            assert (instance.observed.phase is Phase.SUSPENDED) <= saved <= (instance.observed.phase in may)
             assert all(m.state is MountState.ATTACHED for m in instance.mounts)
             assert instance.intent.generation == instance.observed.generation
+        await self.check_snapshots(id)
         for operation in await self.operations(id):
             assert operation.outcome is not Outcome.OPEN
             assert (operation.outcome is Outcome.FAILED) == bool(operation.fault_kind)
         sane(await self.events(id))
+        await self.host._memory_files.collect()
+        async with self.store.read() as unit:
+            kept = [i for i in await unit.instances.all() if i.observed.phase in (*UP, Phase.SUSPENDED)]
+        full = [s for s in await self.snapshots() if s.kind is SnapshotKind.FULL]
+        assert len(list(self.paths.memory.iterdir())) <= len(kept) + len(full)
+
+    async def snapshots(self) -> list[Snapshot]:
+        """All there are."""
+        async with self.store.read() as unit:
+            return list(await unit.snapshots.all())
+
+    async def check_snapshots(self, source: InstanceId | None = None) -> None:
+        """Each of that instance is ready and on the host; with none named, nothing else is there either."""
+        found = [s for s in await self.snapshots() if source in (None, s.source)]
+        files = {file.name for file in self.paths.snapshots.iterdir()}
+        assert [s for s in found if s.state is not SnapshotState.READY or s.size == 0] == []
+        assert {s.id for s in found} <= files
+        assert source is not None or len(files) == len(found)
 
     async def quiet_or_waiting(self, id: InstanceId) -> None:
         """Wait until the reconciler does nothing about it now: it is done, or it waits for a time to come."""

@@ -14,6 +14,7 @@ SUBPROCESS_MAY = {"host/run.py", "host/spawn.py"}
 ENVIRON_MAY = {"server/config.py", "cli/settings.py"}
 PHASE_MAY = {"model/instance.py", "reconcile/runner.py", "reconcile/plan.py"}
 SAW_MAY = {"reconcile/runner.py"}
+REMAINDER_MAY = {"store/foreigners.py"}
 _UNEXPLAINED = re.compile(r"#\s*noqa(?!: [A-Z0-9, ]+ - .)|#\s*type: ignore(?!\[[a-z-]+\]  # .)")
 FORBIDDEN_NAMES = re.compile(r"(Manager|Service|Helper|Util|Utils|Impl)$")
 
@@ -77,6 +78,13 @@ def writes_facts(root: Path) -> list[str]:
 def writes_wishes(root: Path) -> list[str]:
     """Intents written from outside the engine."""
     return [row for row in calls_outside(root, r"instances\.want\(", set()) if not row.startswith("engine/")]
+
+
+def reads_remainders(root: Path) -> list[str]:
+    """What a dialect keeps with a thing is read by that dialect: others hand it on."""
+    return [
+        where for where in calls_outside(root, r"\.remainder\b", REMAINDER_MAY) if not where.startswith("dialects/")
+    ]
 
 
 def unexplained_exemptions(root: Path) -> list[str]:

@@ -54,15 +54,17 @@ def test_every_dependency_is_explained() -> None:
 def test_every_setting_is_documented() -> None:
     from dataclasses import fields, is_dataclass
 
-    from polyvisor.server.config import Config
+    from polyvisor.server.config import KINDS, Config
 
     text = (ROOT / "docs" / "settings.md").read_text()
     config = Config()
     for section in fields(config):
-        value = getattr(config, section.name)
+        kind = KINDS.get(section.name)
+        value = getattr(config, section.name) if kind is None else kind()
         assert is_dataclass(value)
+        prefix = section.name if kind is None else f"{section.name}.NAME"
         for setting in fields(value):
-            assert f"`{section.name}.{setting.name}`" in text, f"{section.name}.{setting.name}"
+            assert f"`{prefix}.{setting.name}`" in text, f"{prefix}.{setting.name}"
 
 
 def test_scripts_are_bash_and_executable() -> None:

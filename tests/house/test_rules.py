@@ -19,6 +19,7 @@ PLANTED: dict[Rule, tuple[str, str]] = {
     rules.reads_environment: ("host/env.py", '"""E."""\nimport os\nx = os.environ["HOME"]\n'),
     rules.writes_facts: ("engine/facts.py", '"""F."""\nasync def f(unit):\n    await unit.instances.saw("a", None)\n'),
     rules.writes_wishes: ("reconcile/w.py", '"""W."""\nasync def f(unit):\n    await unit.instances.want("a", None)\n'),
+    rules.reads_remainders: ("engine/r.py", '"""R."""\ndef f(foreign):\n    return foreign.remainder\n'),
     rules.unexplained_exemptions: ("host/x.py", '"""X."""\nimport os  # noqa\n'),
     rules.empty_names: ("host/m.py", '"""M."""\nclass DiskManager:\n    """D."""\n'),
     rules.probes_formats: ("host/q.py", '"""Q."""\nx = ["qemu-img", "resize", "disk", "1G"]\n'),

@@ -13,7 +13,9 @@ from polyvisor.client import Client
 from polyvisor.wire.native import PullProgress
 from real.guests import Guests
 from real.registries import registry_in
-from serving import Server, await_gone, machines_of
+from real.upstream import Machines, machines_of
+from serving import Server, await_gone
+from serving import machines_of as processes_of
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +32,7 @@ def finish(server: Server) -> None:
         server.start()
     server.cli("rm", "--all", "--force", check=True)
     assert server.stop() == 0
-    await_gone(machines_of(server.data))
+    await_gone(processes_of(server.data))
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +47,12 @@ def debian_told(base: Server) -> list[PullProgress]:
     """What is told while `debian-12` is built on `base`."""
 
     async def pull() -> list[PullProgress]:
+        told = []
         async with base.client() as client:
-            return [said async for said in client.images.pull("debian-12")]
+            async for said in client.images.pull("debian-12"):
+                told.append(said)
+                assert str(base.data) not in Path("/proc/mounts").read_text()  # a build's mounts are its own
+        return told
 
     return asyncio.run(pull())
 
@@ -71,6 +77,13 @@ async def guests(client: Client) -> AsyncIterator[Guests]:
     made = Guests(client)
     yield made
     await made.discard()
+
+
+@pytest.fixture
+async def machines(base: Server) -> AsyncIterator[Machines]:
+    """Instances by upstream's client of the Hypeman dialect, that are gone after the test."""
+    async with machines_of(base) as made:
+        yield made
 
 
 @pytest.fixture

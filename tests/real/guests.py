@@ -55,17 +55,21 @@ class Guests:
         self.client = client
         self._made: list[str] = []
 
-    async def boot(self, image: str = "busybox", **fields: Any) -> Instance:
+    async def boot(self, image: str | None = "busybox", **fields: Any) -> Instance:
         """A new instance whose agent answers, or whose workload has ended by then."""
         return await self.make(image, "ready", **fields)
 
-    async def make(self, image: str = "busybox", wait: Any = "accepted", **fields: Any) -> Instance:
+    async def make(self, image: str | None = "busybox", wait: Any = "accepted", **fields: Any) -> Instance:
         """A new instance."""
         timeout = fields.pop("timeout", 120.0)
         name = fields.pop("name", "t" + uuid.uuid4().hex[:10])
         self._made.append(name)
         request = CreateInstance(image=image, name=name, **fields)
         return await self.client.instances.create(request, wait=wait, timeout=timeout)
+
+    def also(self, name: str) -> None:
+        """One that was made otherwise is discarded as well."""
+        self._made.append(name)
 
     async def discard(self) -> None:
         """Delete them all."""

@@ -7,11 +7,13 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -22,13 +24,14 @@ from polyvisor.host.network.names import domain
 from polyvisor.host.network.tap import open_tap
 from polyvisor.host.paths import Paths
 from polyvisor.model.faults import Unavailable
+from polyvisor.model.identity import Project
 from polyvisor.model.ids import InstanceId, ProjectId, mint
-from polyvisor.model.principal import Project
 from polyvisor.store import open_store
-from polyvisor.wire.native import Instance
+from polyvisor.wire.native import CreateIngress, Instance
 from real.conftest import finish, share
 from real.guests import Guests, make_boot_files, run, sh
 from real.namespaces import HOST, METADATA, WORLD, WORLD_NAME, Ground, Namespace, command, ground, listening
+from real.upstream import machines_of
 from serving import Server
 
 pytestmark = [
@@ -59,9 +62,10 @@ class Place:
         return Paths(self.server.data).run
 
 
-async def _second_project(server: Server) -> str:
+async def second_project(server: Server) -> str:
+    """The key of another project's owner."""
     store = await open_store(f"sqlite+aiosqlite:///{server.data / 'polyvisor.db'}")
-    project = Project(ProjectId(mint()), "second", datetime.now(UTC))
+    project = Project(ProjectId(mint()), "second", datetime.now(UTC), ProjectId(server.facts["project"]))
     key, record = new_key("second", project.id, datetime.now(UTC))
     async with store.write() as unit:
         await unit.identities.add_project(project)
@@ -72,7 +76,7 @@ async def _second_project(server: Server) -> str:
 
 async def _settle(server: Server) -> tuple[str, list[Instance]]:
     """Names that are words of their own in dnsmasq's language, one of them in both projects."""
-    key = await _second_project(server)
+    key = await second_project(server)
     async with server.client() as mine, server.client(key) as other:
         made = await asyncio.gather(
             Guests(mine).boot(name="12h"), Guests(mine).boot(name="infinite"), Guests(other).boot(name="infinite")
@@ -296,6 +300,67 @@ async def test_rules_that_somebody_flushed_are_whole_again_with_the_next_guest(c
     assert tap_name(InstanceId(place.one.id)) in rules and tap_name(InstanceId(guest.id)) not in rules
 
 
+SIZE = 2 << 20
+
+
+async def sent_by(client: Client, guest: Instance) -> float:
+    """How many seconds a guest takes to send so much."""
+    await sh(client, guest.id, f"head -c {SIZE} /dev/zero > /tmp/much; pidof httpd || httpd -p 8000 -h /tmp")
+    url = f"http://{guest.address}:8000/much"
+    told = command("curl", "-s", "-o", "/dev/null", "-w", "%{time_total} %{size_download}", "-m", "55", url).split()
+    assert int(told[1]) == SIZE, told
+    return float(told[0])
+
+
+async def sent_to(client: Client, guest: Instance) -> float:
+    """How many seconds so much takes to a guest."""
+    await sh(client, guest.id, "nc -l -p 9000 > /tmp/in < /dev/null 2>&1 & sleep 1")
+    begun = monotonic()
+    with socket.create_connection((guest.address, 9000), 55) as peer:
+        peer.sendall(bytes(SIZE))
+        async with asyncio.timeout(60):
+            while await sh(client, guest.id, "wc -c < /tmp/in") != str(SIZE):
+                await asyncio.sleep(0.05)
+    return monotonic() - begun
+
+
+async def test_a_guest_is_as_slow_as_was_said(place: Place) -> None:
+    """Eight seconds, but for what may go at once. What somebody took away is there again with the next server."""
+    async with place.server.client() as client:
+        free = await sent_by(client, place.two), await sent_to(client, place.two)
+        guest = await Guests(client).boot(download_rate="256K", upload_rate="256K")
+    tap, least = tap_name(InstanceId(guest.id)), 5.0
+    for lost in (True, False):
+        async with place.server.client() as client:
+            slow = await sent_by(client, guest), await sent_to(client, guest)
+        assert min(slow) > least and slow[0] > free[0] and slow[1] > free[1], (slow, free)
+        if lost:
+            place.server.kill()
+            command("tc", "qdisc", "del", "dev", tap, "root")
+            command("nft", "flush", "ruleset")
+            place.server.start()
+    async with place.server.client() as client:
+        await client.instances.delete(guest.id, force=True)
+    assert tap not in command("nft", "list", "table", "bridge", "polyvisor")
+
+
+async def test_hypemans_limits_are_said_again_and_hold(place: Place) -> None:
+    async with machines_of(place.server) as machines, place.server.client() as client:
+        limits = {"bandwidth_download": "8Mbps", "bandwidth_upload": "2Mbps"}
+        made = await machines.make(cmd=["sleep", "3600"], network=limits)
+        network = made.network
+        assert network is not None
+        assert (network.bandwidth_download, network.bandwidth_upload) == ("976.6 KB/s", "244.1 KB/s")
+        assert (network.enabled, network.name) == (True, "default")
+        free = await machines.make(cmd=["sleep", "3600"])
+        assert free.network is not None and free.network.bandwidth_download is None
+        assert "rate 8Mbit" in command("tc", "qdisc", "show", "dev", tap_name(InstanceId(made.id)))
+        assert await sent_by(client, await client.instances.get(made.id)) > 5
+        assert (await machines.sdk.capabilities.get()).network.to_dict() == {"guest_to_guest": True, "model": "bridge"}
+        assert await machines.say(made.id, f"ping -q -c 1 -W 5 {GATEWAY} > /dev/null; echo $?") == "0"
+        assert await machines.say(made.id, f"ping -q -c 1 -W 5 {WORLD} > /dev/null; echo $?") == "0"
+
+
 async def test_host_ports_are_refused(client: Client, place: Place) -> None:
     with pytest.raises(Refused) as caught:
         await Guests(client).make(ports=[{"guest": 80}])
@@ -407,3 +472,29 @@ def test_a_device_that_is_missing_is_not_made_up(space: Namespace) -> None:
         space.run("ip", "tuntap", "add", "pvsome", "mode", "tap", "vnet_hdr")
         os.close(open_tap("pvsome"))
         assert "pvsome" in space.links()
+
+
+async def test_an_ingress_leads_to_a_guests_address_and_wakes_who_sleeps(place: Place, client: Client) -> None:
+    guests = Guests(client)
+    vm = await guests.boot(memory="128M")
+    await sh(client, vm.id, "mkdir -p /w; mount -t tmpfs none /w; echo web > /w/index.html; httpd -p 8000 -h /w")
+    rules = [{"hostname": "{vm}.example.com", "port": 8085, "instance": "{vm}", "target_port": 8000}]
+    made = await client.ingresses.create(CreateIngress.model_validate({"name": "web", "rules": rules}))
+
+    async def ask() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", 8085)
+        try:
+            writer.write(f"GET / HTTP/1.0\r\nHost: {vm.name}.example.com\r\n\r\n".encode())
+            return await asyncio.wait_for(reader.read(), 120)
+        finally:
+            writer.close()
+
+    for _ in range(2):
+        assert (await ask()).endswith(b"web\n")
+        await client.instances.standby(vm.id)
+        await client.instances.wait(vm.id, ["suspended"], timeout=120)
+    assert (await ask()).endswith(b"web\n")
+    peers = await sh(client, vm.id, "netstat -nt | grep :8000 || true")  # what is left of them came from the bridge
+    assert all(GATEWAY in line for line in peers.splitlines())
+    await client.ingresses.delete(made.id)
+    await guests.discard()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
 
 from polyvisor.client import Client, Refused
 from polyvisor.wire.native import ExecRequest
-from polyvisor.wire.streams import STDOUT
+from polyvisor.wire.streams import STDIN, STDOUT, pack
 from real.guests import Guests, lasting, run, sh
 from serving import Server
 
@@ -42,6 +45,31 @@ async def test_ten_mebibytes_go_in_and_come_back_the_same(client: Client, vm: st
         await feeding
         assert (await process.result()).code == 0
     assert bytes(received) == data
+
+
+@asynccontextmanager
+async def impatient(server: Server, key: str) -> AsyncIterator[ClientConnection]:
+    """An exec socket of a client that wants its pings answered at once."""
+    url, headers = f"ws{server.facts['url'][4:]}", {"X-API-Key": server.facts["api_key"]}
+    async with connect(
+        f"{url}/api/v1/instances/{key}/exec", additional_headers=headers, proxy=None, ping_interval=0.2, ping_timeout=1
+    ) as socket:
+        yield socket
+
+
+async def test_pings_are_answered_while_a_command_takes_no_input(base: Server, vm: str) -> None:
+    async with impatient(base, vm) as socket:
+        await socket.send(ExecRequest(argv=["sleep", "3"]).model_dump_json())
+        for _ in range(30):
+            await socket.send(pack(STDIN, bytes(64 * 1024)))
+        assert json.loads(await socket.recv())["code"] == 0
+
+
+async def test_pings_are_answered_while_a_guest_is_coming_up(base: Server, guests: Guests) -> None:
+    coming = await guests.make(wait="launched", memory="96M")
+    async with impatient(base, coming.id) as socket:
+        await socket.send(ExecRequest(argv=["true"]).model_dump_json())
+        assert json.loads(await socket.recv())["code"] == 0
 
 
 async def test_environment_folder_and_user(client: Client, vm: str) -> None:

@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 
 from polyvisor.client import Client
+from polyvisor.host.guest.agent import Agent
+from polyvisor.host.hypervisor.qemu.qmp import Qmp
+from polyvisor.host.paths import AGENT_SOCKET, QMP_SOCKET
+from polyvisor.model.guest import Identity
+from polyvisor.model.instance import Address
 from polyvisor.wire.native import (
     AttachVolume,
     CloudInitRequest,
@@ -28,6 +33,10 @@ from serving import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 UP = 600.0
+WHO = """hostname; cat /etc/machine-id; cat /sys/class/net/e*/address
+for key in rsa ecdsa ed25519; do cut -d ' ' -f 2 /etc/ssh/ssh_host_${key}_key.pub; done
+sed -n '/^MACAddress/p' /etc/systemd/network/*"""
+MANAGED = "networkctl --no-legend list | awk '$3 == \"ether\" {print $5}'"
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +47,14 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def ssh(vm: Instance, key: Path, user: str, command: str, prefix: tuple[str, ...] = ()) -> str:
-    """Run a command over SSH, from this host: through the forward in user mode, at the address in bridge mode."""
+async def ssh(
+    vm: Instance, key: Path, user: str, command: str, prefix: tuple[str, ...] = (), known: Path = Path(os.devnull)
+) -> str:
+    """Run a command over SSH, from this host: through the forward in user mode, at the address in bridge mode. The host
+    key that is shown is noted in `known`."""
     port = next((forward.host for forward in vm.ports if forward.guest == 22), 22)
     where = "127.0.0.1" if vm.ports else vm.address
-    quiet = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
+    quiet = ["-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={known}", "-o", "BatchMode=yes"]
     argv = [*prefix, "ssh", "-i", str(key), *quiet, "-p", str(port), f"{user}@{where}", command]
     done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
@@ -140,3 +152,39 @@ async def test_ssh_over_the_bridge(base: Server, debian: str, key: Path, tmp_pat
             assert vm.address and vm.address in await sh(client, vm.id, "hostname -I")
             assert await ssh(vm, key, "dev", "hostname", made.host.prefix) == "deb-bridge"
         finish(server)
+
+
+async def test_a_copy_has_keys_and_a_name_of_its_own(base: Server, debian: str, key: Path, tmp_path: Path) -> None:
+    """By the agent's own protocol, while no server holds it; the link is down meanwhile, as a copy's is."""
+    data = tmp_path / "data"
+    share(base.data, data)
+    share(base.data, data, "images")
+    server = Server(data).start()
+    async with server.client() as client:
+        init = CloudInitRequest(ssh_keys=[key.with_suffix(".pub").read_text().strip()], user="dev")
+        vm = await Guests(client).boot(debian, name="deb-one", cloud_init=init, timeout=UP)
+        await sh(client, vm.id, "cloud-init status --wait > /dev/null")
+        before = await sh(client, vm.id, WHO)
+        assert vm.address and await ssh(vm, key, "dev", "hostname") == "deb-one"
+    server.kill()
+    network = vm.address.rpartition(".")[0]
+    address = Address("02:11:22:33:44:55", vm.address, 24, f"{network}.2", f"{network}.3")
+    qmp = await Qmp.connect(data / "instances" / vm.id / QMP_SOCKET, 10)
+    agent = await Agent.connect(data / "instances" / vm.id / AGENT_SOCKET, 30)
+    await qmp.ask("set_link", name="net0", up=False)
+    await agent.take_identity(Identity("deb-two", "5" * 32, address, os.urandom(32)))
+    await qmp.ask("set_link", name="net0", up=True)
+    await agent.close()
+    await qmp.close()
+    server.start()
+    async with server.client() as client:
+        async with asyncio.timeout(60):  # DHCP, now that its link is up
+            while await sh(client, vm.id, MANAGED) != "configured":
+                await asyncio.sleep(0.5)
+        after = await sh(client, vm.id, WHO)
+        assert not set(before.splitlines()) & set(after.splitlines())
+        assert after.splitlines()[:3] == ["deb-two", "5" * 32, address.mac]
+        known = tmp_path / "known"
+        assert await ssh(vm, key, "dev", "hostname", known=known) == "deb-two"
+        assert known.read_text().split()[-1] in after.splitlines()
+    finish(server)

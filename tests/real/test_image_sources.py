@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from polyvisor.access.credentials import new_key
+from polyvisor.model.identity import Project
 from polyvisor.model.ids import ProjectId, mint
-from polyvisor.model.principal import Project
 from polyvisor.server.wiring import utc_now
 from polyvisor.store import open_store
 from real.archives import Layer, docker_save, entry, oci_layout
@@ -79,7 +79,7 @@ async def tenant(server: Server) -> httpx.AsyncClient:
     """A client of somebody who is nobody's operator, in a project of his own."""
     store = await open_store(f"sqlite+aiosqlite:///{server.data / 'polyvisor.db'}")
     try:
-        project = Project(ProjectId(mint()), fresh(), utc_now())
+        project = Project(ProjectId(mint()), fresh(), utc_now(), ProjectId(server.facts["project"]))
         key, record = new_key("tenant", project.id, project.created)
         async with store.write() as unit:
             await unit.identities.add_project(project)

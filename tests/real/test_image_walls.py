@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from polyvisor.host.images import fetch
+from polyvisor.host.images import fetch, outward
 from polyvisor.host.images.gate import run_enclosed
 from polyvisor.host.images.local import LocalImages
 from polyvisor.host.run import run, use_proxies
 from polyvisor.model.faults import Upstream
 from polyvisor.model.image import parse_reference
+from polyvisor.model.push import Login
 from real.archives import entry, oci_layout
 from real.registries import push, registry_in
 
@@ -92,6 +93,30 @@ async def test_a_walled_fetcher_gets_an_image_from_where_it_may(tmp_path: Path) 
         assert done.code == 1 and b"Forbidden" in done.err
 
 
+async def test_a_walled_push_reaches_no_registry_on_loopback_and_carries_its_login(tmp_path: Path) -> None:
+    images = LocalImages(tmp_path / "images")
+    image = await images.build("busybox", lambda text, fraction: None)
+    squashfs = await images.path(image.id)
+    login = Login("me", "secret")
+    with asking() as (where, heard):
+        reference = parse_reference(f"{where}/a:1")
+        for walled in (False, True):
+            work = tmp_path / f"work{walled}"
+            work.mkdir()
+            with pytest.raises(Upstream):
+                await outward.send(
+                    image, squashfs, reference, fetch.Way(work, "amd64", walled), plain=True, login=login
+                )
+            assert ("Basic bWU6c2VjcmV0" in heard) is not walled
+            assert not any(b"bWU6c2VjcmV0" in file.read_bytes() for file in work.rglob("*") if file.is_file())
+            heard.clear()
+    # Behind the wall the login is there as well.
+    with outward.login_file("r.example", login) as fd:
+        assert fd is not None
+        done = await run_enclosed(["cat", f"/proc/self/fd/{fd}"], fds=[fd], timeout=20)
+    assert json.loads(done.out) == {"auths": {"r.example": {"auth": "bWU6c2VjcmV0"}}}
+
+
 class _Asked(BaseHTTPRequestHandler):
     """A registry that wants to know who comes."""
 
@@ -103,6 +128,8 @@ class _Asked(BaseHTTPRequestHandler):
         self.send_header("WWW-Authenticate", 'Basic realm="r"')
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    do_POST = do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from polyvisor.client import Client, Refused
-from polyvisor.wire.native import Instance
+from polyvisor.wire.native import ForkInstance, Instance, PortRequest
 from real.conftest import finish, share
 from real.guests import Guests, make_boot_files, run, sh
 from real.namespaces import HOST, WORLD, WORLD_NAME, Ground, Namespace, command, ground, listening
@@ -23,6 +24,7 @@ from serving import Server, await_gone, machines_of
 SERVE = "mkdir -p /w; echo hello > /w/index.html; httpd -p {port} -h /w"
 
 
+SPEAK_FIRST = "while :; do echo banner | nc -l -p 7000; done"
 GATEWAY = "ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p'"
 # What DHCP said, in one line: a guest's own client would set what we compare with.
 DHCP = """printf '#!/bin/sh\\n[ "$1" = bound ] && echo "$ip/$mask $router $dns"\\n' > /tmp/said
@@ -34,6 +36,19 @@ def get(port: int) -> str:
     """What the host gets over HTTP through a forward; a guest's program may not listen yet."""
     url = f"http://127.0.0.1:{port}/"
     return command("curl", "-s", "-m", "5", "--retry", "5", "--retry-all-errors", url, check=False)
+
+
+def hear(port: int, limit: float = 10.0) -> tuple[str, float]:
+    """What a server behind a forward says to a client that says nothing, and after how many seconds. A guest's program
+    may not listen yet, or not again: then it is refused."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), limit) as sock:
+            if said := sock.recv(100):
+                return said.decode(), time.monotonic() - began
+        time.sleep(0.1)
+    raise AssertionError(f"nothing is said on {port}")
 
 
 async def fetch(client: Client, guest: Instance, address: str, port: int) -> str:
@@ -53,6 +68,36 @@ async def test_forwards_lead_into_the_guest(client: Client, guests: Guests) -> N
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:  # counted there, though nobody listens
         sock.sendto(b"ping", ("127.0.0.1", vm.ports[1].host))
     await sh(client, vm.id, f"while [ $({UNHEARD}) = 0 ]; do sleep 0.1; done", timeout=20)
+
+
+async def test_a_server_that_speaks_first_is_heard(client: Client, guests: Guests) -> None:
+    """In a guest that was booted, one that was restored, and a fork, which has another address."""
+    ports = [{"guest": 7000}, {"guest": 8000}, {"guest": 9000}]
+    vm = await guests.boot(ports=ports, command=["sh", "-c", SPEAK_FIRST])
+    said, _ = await asyncio.to_thread(hear, vm.ports[0].host)  # before the guest has said anything itself
+    assert said == "banner\n"
+    await sh(client, vm.id, SERVE.format(port=8000))
+    await is_heard(vm)
+    await client.instances.standby(vm.id)
+    vm = await client.instances.restore(vm.id, wait="ready")
+    await is_heard(vm)
+    guests.also(vm.name + "-fork")
+    request = ForkInstance(name=vm.name + "-fork", ports=[PortRequest.model_validate(port) for port in ports])
+    forked = await client.instances.fork(vm.id, request, wait="ready")
+    assert forked.address != vm.address
+    await is_heard(forked)
+    await is_heard(vm)
+
+
+async def is_heard(vm: Instance) -> None:
+    """Several times; a client may also speak first, and where nobody listens it is refused."""
+    speaking, asked, closed = (port.host for port in vm.ports)
+    for _ in range(4):
+        said, seconds = await asyncio.to_thread(hear, speaking)
+        assert said == "banner\n" and seconds < 3
+    assert await asyncio.to_thread(get, asked) == "hello\n"
+    with pytest.raises(AssertionError, match="nothing is said"):
+        await asyncio.to_thread(hear, closed, 1.0)
 
 
 async def test_a_wanted_host_port_is_used_and_kept(client: Client, guests: Guests) -> None:

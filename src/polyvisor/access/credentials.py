@@ -1,4 +1,4 @@
-"""Credentials: how keys are made, hashed and recognised."""
+"""Credentials: how keys, tokens and passwords are made, hashed and recognised."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable
-from datetime import datetime
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from polyvisor.model.faults import Unauthenticated
-from polyvisor.model.ids import KeyId, ProjectId, mint
-from polyvisor.model.principal import Action, ApiKey, Credential, Principal, User
-from polyvisor.ports.store import Store
+from polyvisor.access.attempts import Attempts
+from polyvisor.access.tokens import read_token
+from polyvisor.model.faults import NotFound, Unauthenticated
+from polyvisor.model.identity import ApiKey, Grant, Project, Session, User
+from polyvisor.model.ids import KeyId, ProjectId, UserId, mint
+from polyvisor.model.principal import EVERYTHING, Action, Bearer, Credential, Principal, Reach
+from polyvisor.ports.store import Store, Unit
 
 KEY_PREFIX = "pv_"
+SESSION_PREFIX = "pvs_"
 _SHOWN = 10  # characters of a key that lists show
+_USED_EVERY = timedelta(minutes=1)
+_REMEMBERED = 1000  # passwords that were verified a moment ago
+_MEMORY = timedelta(minutes=1)
 
 
 def key_digest(key: str) -> str:
@@ -32,49 +40,187 @@ def new_key(name: str, project: ProjectId, now: datetime, *, operator: bool = Fa
     return key, ApiKey(KeyId(mint()), name, project, key[:_SHOWN], key_digest(key), now, operator)
 
 
+def new_session(user: UserId, token: str, now: datetime, lifetime: timedelta) -> Session:
+    """The record of a session whose token is `token`."""
+    return Session(KeyId(mint()), user, key_digest(token), now, now + lifetime)
+
+
+def new_token() -> str:
+    """A fresh session token."""
+    return SESSION_PREFIX + secrets.token_urlsafe(32)
+
+
 def hash_password(password: str) -> str:
-    """An argon2id hash."""
-    return PasswordHasher().hash(password)
+    """An argon2id hash. Slow on purpose: call it in a thread."""
+    return PasswordHasher().hash(password.encode("utf-8", "surrogatepass"))
 
 
 class Doorkeeper:
     """Turns credentials into principals."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, clock: Callable[[], datetime], secret: str = "", attempts: Attempts | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._secret = secret  # what tokens are signed with; without one none is believed
         self._hasher = PasswordHasher()
         self._decoy = ""
+        self._attempts = attempts or Attempts()
+        self._hashing = asyncio.Semaphore(1)  # each takes a core and 64 MiB: guesses must not have them all
+        self._used: dict[KeyId, datetime] = {}
+        self._salt = secrets.token_bytes(32)
+        self._verified: OrderedDict[bytes, tuple[str, datetime]] = OrderedDict()
 
     async def authenticate(self, credential: Credential | None) -> Principal:
-        """The caller. :raise Unauthenticated: without saying which part was wrong."""
+        """The caller. :raise Unauthenticated: without saying which part was wrong. :raise Throttled:"""
         if credential is None:
             raise Unauthenticated()
+        if credential.key.startswith(SESSION_PREFIX):
+            return await self.by_session(credential.key, credential.source)
         if credential.key:
-            return await self._by_key(credential.key)
-        return await self._by_password(credential)
+            return await self._by_key(credential.key, credential.source)
+        user = await self.verify(credential)
+        async with self._store.read() as unit:
+            return await principal_of(unit, user, credential.source)
 
-    async def _by_key(self, key: str) -> Principal:
-        digest = key_digest(key)
+    async def _by_key(self, key: str, source: str) -> Principal:
+        digest, now = key_digest(key), self._clock()
         async with self._store.read() as unit:
             found = await unit.identities.key_by_digest(digest)
-        if found is None or not hmac.compare_digest(found.digest, digest):
-            raise Unauthenticated()
-        if found.expires is not None and found.expires <= self._clock():
-            raise Unauthenticated("the API key has expired")
-        return Principal(found.name, found.project, frozenset(Action), found.operator)
+            if found is None or not hmac.compare_digest(found.digest, digest):
+                raise Unauthenticated()
+            if found.expires is not None and found.expires <= now:
+                raise Unauthenticated("the API key has expired")
+            scopes = EVERYTHING if found.scopes is None else found.scopes
+            if found.user is not None:
+                principal = await principal_of(unit, await unit.identities.user(found.user), source)
+                principal = principal.limited(scopes).in_project(found.project)
+            else:
+                reach = {} if found.operator else dict.fromkeys(await _below(unit, found.project), EVERYTHING)
+                principal = Principal(found.name, found.project, scopes, found.operator, reach, source=source)
+        if found.used is None or now - found.used > _USED_EVERY:
+            self._used[found.id] = now
+        return principal
 
-    async def _by_password(self, credential: Credential) -> Principal:
+    async def note_uses(self) -> None:
+        """Write down which keys were used lately. Nobody who shows one waits for that."""
+        used, self._used = self._used, {}
+        if used:
+            async with self._store.write() as unit:
+                for id, at in used.items():
+                    await unit.identities.used_key(id, at)
+
+    async def by_session(self, token: str, source: str) -> Principal:
+        """Who logged in and was given that token. :raise Unauthenticated:"""
         async with self._store.read() as unit:
-            user: User | None = await unit.identities.user(credential.name)
+            found = await unit.identities.session_by_digest(key_digest(token))
+            if found is None or found.expires <= self._clock():
+                raise Unauthenticated()
+            return await principal_of(unit, await unit.identities.user(found.user), source)
+
+    async def verify(self, credential: Credential) -> User:
+        """The user whose name and password these are. :raise Unauthenticated: :raise Throttled:"""
+        name, source = credential.name, credential.source
+        self._attempts.check(name, source)
+        async with self._store.read() as unit:
+            user = await unit.identities.user_named(name) if "\0" not in name else None
+        given = credential.password.encode("utf-8", "surrogatepass")
+        mark = hmac.digest(self._salt, name.encode("utf-8", "surrogatepass") + b"\0" + given, "sha256")
+        if user is not None and self._was_verified(mark, user.password):
+            return user
+        async with self._hashing:
+            self._attempts.check(name, source)  # others may have failed meanwhile
+            is_right = await self._matches(user, given)
+            if user is None or not is_right:
+                self._attempts.failed(name, source)
+                raise Unauthenticated()
+        self._attempts.succeeded(name, source)
+        self._verified[mark] = user.password, self._clock()
+        while len(self._verified) > _REMEMBERED:
+            self._verified.popitem(last=False)
+        return user
+
+    def _was_verified(self, mark: bytes, password: str) -> bool:
+        """Whether it was, a moment ago: a client of Basic authentication sends its password with every request."""
+        known = self._verified.get(mark)
+        return known is not None and known[0] == password and self._clock() - known[1] < _MEMORY
+
+    async def _matches(self, user: User | None, given: bytes) -> bool:
         if not self._decoy:  # made whether it will be needed or not, so that its making tells nothing
             self._decoy = await asyncio.to_thread(self._hasher.hash, secrets.token_hex(8))
         try:  # an unknown name costs the same time as a wrong password
-            known = user.password if user else self._decoy
-            given = credential.password.encode("utf-8", "surrogatepass")
-            await asyncio.to_thread(self._hasher.verify, known, given)  # it is slow on purpose
-        except (VerificationError, InvalidHashError) as error:
-            raise Unauthenticated() from error
-        if user is None:
-            raise Unauthenticated()
-        return Principal(user.name, user.project, frozenset(Action), user.operator)
+            return await asyncio.to_thread(self._hasher.verify, user.password if user else self._decoy, given)
+        except (VerificationError, InvalidHashError):
+            return False
+
+    async def bearer(self, token: str, source: str = "") -> Bearer:
+        """Whom a signed token names. A user of ours is that user; any other name acts as the operator, since only who
+        has the installation's secret can sign.
+
+        :raise Unauthenticated: without saying what was wrong with it.
+        """
+        if not self._secret:
+            raise Unauthenticated("invalid token")
+        claims = read_token(token, self._secret)
+        name = str(claims.get("sub", ""))
+        async with self._store.read() as unit:
+            user = await unit.identities.user_named(name) if name and "\0" not in name else None
+            if user is not None:
+                return Bearer(await principal_of(unit, user, source), claims)
+            root = next((one for one in await unit.identities.projects() if one.parent is None), None)
+        if root is None:
+            raise Unauthenticated("invalid token")
+        return Bearer(Principal(name or "token", root.id, EVERYTHING, operator=True, source=source), claims)
+
+
+async def principal_of(unit: Unit, user: User, source: str = "") -> Principal:
+    """A user as a caller, with all that was granted to it."""
+    reach: Reach = {}
+    if not user.operator:
+        granted = await unit.identities.grants(user.id)
+        reach = reach_of(granted, await unit.identities.below({grant.project for grant in granted}))
+    return Principal(user.name, user.project, EVERYTHING, user.operator, reach, user.id, source)
+
+
+def reach_of(granted: Iterable[Grant], below: Iterable[tuple[ProjectId, ProjectId | None]]) -> Reach:
+    """What grants allow where: on their own project and on all below it."""
+    held: dict[ProjectId, frozenset[Action]] = {}
+    for grant in granted:
+        held[grant.project] = held.get(grant.project, frozenset()) | {grant.action}
+    parents = dict(below)
+    full: dict[ProjectId, frozenset[Action]] = {}
+
+    def of(project: ProjectId) -> frozenset[Action]:
+        if project not in full:
+            parent = parents.get(project)
+            above = of(parent) if parent is not None and parent in parents else frozenset()
+            full[project] = held.get(project, frozenset()) | above
+        return full[project]
+
+    for project in parents:
+        of(project)
+    return full
+
+
+async def _below(unit: Unit, project: ProjectId) -> list[ProjectId]:
+    return [id for id, _ in await unit.identities.below([project])]
+
+
+async def find_project(unit: Unit, key: str) -> Project:
+    """By id, or by the names on the way from below the root, with `/` between them; "" and "/" are the root.
+
+    :raise NotFound:
+    """
+    tree = {one.id: one for one in await unit.identities.projects()}
+    if ProjectId(key) in tree:
+        return tree[ProjectId(key)]
+    here = next((one for one in tree.values() if one.parent is None), None)
+    words = [word for word in key.split("/") if word]
+    if here is not None and words[:1] == [here.name]:
+        words = words[1:]
+    for word in words:
+        here = next((one for one in tree.values() if here and one.parent == here.id and one.name == word), None)
+    if here is None:
+        raise NotFound(f"no project {key[:80]!r}", field="project", subject=key)
+    return here

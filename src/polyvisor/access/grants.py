@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from polyvisor.model.faults import Forbidden, NotFound
 from polyvisor.model.ids import ProjectId
 from polyvisor.model.principal import Action, Principal
 
 
-def scope(principal: Principal) -> ProjectId | None:
-    """The project whose things the principal sees; None: everybody's."""
-    return None if principal.operator else principal.project
+def scope(principal: Principal, action: Action) -> Collection[ProjectId] | None:
+    """The projects to whose things the principal may do that; None: everybody's."""
+    if principal.operator:
+        return None if action in principal.actions else ()
+    return [project for project in principal.reach if principal.may(action, project)]
 
 
 def permit(principal: Principal, action: Action, owner: ProjectId, subject: str) -> None:
-    """Let pass, or refuse. What belongs to another project does not exist for the caller.
+    """Let pass, or refuse. Of what it may not see it is not told that it is there.
 
-    :raise NotFound: naming `subject`, when it is another project's. :raise Forbidden: the action is not granted.
+    :raise NotFound: naming `subject`. :raise Forbidden: the action is not granted on what can be seen.
     """
-    if not principal.operator and owner != principal.project:
+    if principal.may(action, owner):
+        return
+    known = action.view is None or principal.may(action.view, owner) or principal.operator
+    if not known:
         raise NotFound(subject=subject)
-    require(principal, action)
+    raise Forbidden(f"this credential may not {_words(action)}")
 
 
-def require(principal: Principal, action: Action) -> None:
-    """:raise Forbidden: the action is not granted in the caller's own project."""
-    if action not in principal.actions:
-        raise Forbidden(f"this credential may not {action}")
+def require(principal: Principal, action: Action, project: ProjectId | None = None) -> None:
+    """:raise Forbidden: the action is not granted in that project, or in the one the caller acts in."""
+    if not principal.may(action, principal.project if project is None else project):
+        raise Forbidden(f"this credential may not {_words(action)}")
+
+
+def require_somewhere(principal: Principal, action: Action) -> None:
+    """:raise Forbidden: the action is granted in no project."""
+    if not principal.may_somewhere(action):
+        raise Forbidden(f"this credential may not {_words(action)}")
 
 
 def require_operator(principal: Principal) -> None:
     """:raise Forbidden: the caller is not the operator of this installation."""
     if not principal.operator:
         raise Forbidden("only the operator may do this")
+
+
+def _words(action: Action) -> str:
+    noun, _, verb = action.partition(".")
+    return f"{verb} {noun}s"

@@ -5,15 +5,23 @@ from __future__ import annotations
 import typer
 
 from polyvisor.cli import (
+    commands_access,
     commands_exec,
     commands_files,
+    commands_fork,
     commands_images,
+    commands_ingress,
     commands_instances,
     commands_logs,
     commands_power,
     commands_run,
+    commands_schedules,
+    commands_screens,
     commands_server,
+    commands_snapshots,
+    commands_templates,
     commands_things,
+    commands_token,
     commands_volumes,
 )
 
@@ -26,9 +34,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for module in (
-    commands_run, commands_instances, commands_exec, commands_logs, commands_files, commands_power, commands_things,
-    commands_server,
+    commands_run, commands_instances, commands_exec, commands_logs, commands_files, commands_power, commands_fork,
+    commands_things, commands_server, commands_token, commands_access, commands_screens,
 ):  # fmt: skip
     module.register(app)
 app.add_typer(commands_images.app, name="images")
 app.add_typer(commands_volumes.app, name="volumes")
+app.add_typer(commands_snapshots.app, name="snapshot")
+app.add_typer(commands_schedules.app, name="schedule")
+app.add_typer(commands_templates.app, name="template")
+app.add_typer(commands_ingress.app, name="ingress")

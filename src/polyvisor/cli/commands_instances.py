@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polyvisor.cli import parse, show
-from polyvisor.cli.options import Json, Name, Names, Timeout
+from polyvisor.cli.options import Compress, CompressDelay, Json, Name, Names, StandbyAfter, Timeout
 from polyvisor.cli.session import all_of, status_of, talk
 
 if TYPE_CHECKING:
@@ -63,15 +63,21 @@ def inspect(name: Name, as_json: Json = False) -> None:
         if as_json:
             show.document(found)
         else:
-            show.table(("FIELD", "VALUE"), _facts(found))
+            rows = _facts(found)
+            if found.health is not None:
+                said = await client.instances.health(name)
+                rows.append(("health", said.health if said.error is None else f"{said.health}: {said.error}"))
+            show.table(("FIELD", "VALUE"), rows)
 
     talk(work, as_json=as_json)
 
 
 def _facts(instance: Instance) -> list[tuple[str, str]]:
     rows = []
-    for name, value in instance.model_dump(mode="json", exclude={"exit", "error", "volumes", "ports"}).items():
-        if name in ("memory", "disk"):
+    for name, value in instance.model_dump(
+        mode="json", exclude={"exit", "error", "volumes", "ports", "health"}
+    ).items():
+        if name in ("memory", "disk") or (value and name.endswith("_rate")):
             value = show.size(value)
         if isinstance(value, dict):
             value = " ".join(f"{key}={item}" for key, item in value.items())
@@ -89,22 +95,30 @@ def _facts(instance: Instance) -> list[tuple[str, str]]:
     return rows
 
 
-def update(
+def update(  # noqa: PLR0913 - every flag is a parameter
     name: Name,
     new_name: Annotated[str | None, typer.Option("--name", help="A new name.")] = None,
     label: Annotated[list[str], typer.Option("-l", "--label", metavar="K=V", help="All labels, anew.")] = [],  # noqa: B006 - typer copies it
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Take all labels away.")] = False,
     lifetime: Annotated[str | None, typer.Option(help="Delete it so long from now; 0 takes that away.")] = None,
+    compress: Compress = None,
+    compress_delay: CompressDelay = None,
+    standby_after: StandbyAfter = None,
     as_json: Json = False,
 ) -> None:
-    """Change name, labels or lifetime."""
+    """Change name, labels, lifetime, how its saved memory is compressed, or when it goes into standby."""
+    parse.compression(compress, policy=True)
     labels = parse.pairs(label, "--label")
 
     async def work(client: Client) -> None:
-        from polyvisor.wire.native import UpdateInstance
+        from polyvisor.wire.native import StandbyRequest, UpdateInstance
 
         wanted = labels if labels or no_labels else None
-        changed = await client.instances.update(name, UpdateInstance(name=new_name, labels=wanted, lifetime=lifetime))
+        request = UpdateInstance(
+            name=new_name, labels=wanted, lifetime=lifetime, compression=compress, compression_delay=compress_delay,
+            standby=None if standby_after is None else StandbyRequest(after=standby_after),
+        )  # fmt: skip
+        changed = await client.instances.update(name, request)
         if as_json:
             show.document(changed)
         else:

@@ -13,7 +13,7 @@ import typer
 from polyvisor.cli import parse, pulling, show, terminal
 from polyvisor.cli.commands_instances import until
 from polyvisor.cli.commands_logs import stream
-from polyvisor.cli.options import Env, Json, Trailing, Words
+from polyvisor.cli.options import Compress, CompressDelay, Env, Health, Json, StandbyAfter, Trailing, Words
 from polyvisor.cli.session import OURS, status_of, talk
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 _LAUNCH = 600.0  # the first start of all makes a kernel and an image
 _Many = list[str]
+Ports = Annotated[_Many, typer.Option("-p", "--port", metavar="[HOST:]GUEST[/udp]", help="A host port into it.")]
+Rates = Annotated[
+    _Many,
+    typer.Option("--rate", metavar="WHAT=BYTES", help="At most so many a second, of disk, download or upload."),
+]
+NoTemplate = Annotated[bool, typer.Option("--no-template", help="Boot it, also where a template is at hand.")]
 
 
 def run(  # noqa: PLR0913 - every flag is a parameter
@@ -29,7 +35,7 @@ def run(  # noqa: PLR0913 - every flag is a parameter
     words: Words = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Print its id and leave it running.")] = False,
     name: Annotated[str | None, typer.Option(help="A name; else its id is its name.")] = None,
-    volume: Annotated[_Many, typer.Option("-v", "--volume", metavar="VOL:PATH[:ro]", help="Mount a volume.")] = [],  # noqa: B006 - typer copies it
+    volume: Annotated[_Many, typer.Option("-v", "--volume", metavar="VOL:PATH[:ro[+SIZE]]", help="Mount one.")] = [],  # noqa: B006 - typer copies it
     env: Env = [],  # noqa: B006 - typer copies it
     env_file: Annotated[list[Path], typer.Option(help="Variables, one K=V a line.")] = [],  # noqa: B006 - typer copies it
     vcpus: Annotated[int, typer.Option(help="How many vCPUs.")] = 1,
@@ -39,9 +45,7 @@ def run(  # noqa: PLR0913 - every flag is a parameter
     user: Annotated[str, typer.Option("-u", "--user", help="As whom the command runs; whose the SSH keys are.")] = "",
     cwd: Annotated[str, typer.Option("-w", "--cwd", "--workdir", help="Where the command starts.")] = "",
     hostname: Annotated[str, typer.Option(help="Else its name.")] = "",
-    port: Annotated[
-        _Many, typer.Option("-p", "--port", metavar="[HOST:]GUEST[/udp]", help="A host port into it.")
-    ] = [],  # noqa: B006 - typer copies it
+    port: Ports = [],  # noqa: B006 - typer copies it
     restart: Annotated[str, typer.Option(help="never, on-failure[:N] or always.")] = "never",
     remove: Annotated[bool, typer.Option("--rm", help="Delete it when it has ended.")] = False,
     label: Annotated[_Many, typer.Option("-l", "--label", metavar="K=V")] = [],  # noqa: B006 - typer copies it
@@ -50,6 +54,12 @@ def run(  # noqa: PLR0913 - every flag is a parameter
     user_data: Annotated[Path | None, typer.Option(help="A cloud-init file, for disk images.")] = None,
     autostart: Annotated[bool, typer.Option("--autostart", help="Start it with the server.")] = False,
     grace: Annotated[str, typer.Option(help="How long it may take to stop.")] = "30s",
+    no_template: NoTemplate = False,
+    compress: Compress = None,
+    compress_delay: CompressDelay = None,
+    standby_after: StandbyAfter = None,
+    rate: Rates = [],  # noqa: B006 - typer copies it
+    health: Health = None,
     no_network: Annotated[bool, typer.Option("--no-network", help="Without a network.")] = False,
     entrypoint: Annotated[str | None, typer.Option(help='Instead of the image\'s; "" for none.')] = None,
     interactive: Annotated[bool, typer.Option("-i", "--interactive", help="Be the command's stdin.")] = False,
@@ -67,23 +77,28 @@ def run(  # noqa: PLR0913 - every flag is a parameter
         "image": image, "name": name, "vcpus": vcpus, "memory": memory, "disk": disk, "firmware": firmware,
         "hostname": hostname, "network": not no_network, "autostart": autostart, "grace": grace, "lifetime": lifetime,
         "volumes": [parse.mount(text) for text in volume], "ports": [parse.port(text) for text in port],
-        "restart": parse.restart(restart), "labels": parse.pairs(label, "--label"),
+        "restart": parse.restart(restart), "labels": parse.pairs(label, "--label"), "template": not no_template,
+        "compression": parse.compression(compress, policy=True), "compression_delay": compress_delay,
+        "health": parse.health(health), "standby": standby_after and {"after": standby_after}, **parse.rates(rate),
     }  # fmt: skip
-    keys = [parse.public_key(text) for text in ssh_key]
     seed = parse.read(user_data, "--user-data") if user_data else ""
     start = _Start(
-        fields, parse.command(words), parse.entrypoint(entrypoint), parse.environment(env, env_file), cwd, user, keys,
-        seed, interactive, tty,
+        fields, parse.command(words), parse.entrypoint(entrypoint), parse.environment(env, env_file), cwd, user,
+        [parse.public_key(text) for text in ssh_key], seed, interactive, tty,
     )  # fmt: skip
-    if detach and (interactive or tty):
+    _check(detach, terminal=interactive or tty, as_json=as_json, remove=remove)
+    if detach:
+        talk(lambda client: start.detached(client, as_json), as_json=as_json, failure=OURS)
+    talk(lambda client: start.foreground(client, remove), failure=OURS)
+
+
+def _check(detach: bool, *, terminal: bool, as_json: bool, remove: bool) -> None:
+    if detach and terminal:
         raise typer.BadParameter("a detached command has no terminal", param_hint="--detach")
     if as_json and not detach:
         raise typer.BadParameter("the output of the command is its own; use --detach", param_hint="--json")
     if detach and remove:
         raise typer.BadParameter("nobody would be there to delete it; use --lifetime", param_hint="--rm")
-    if detach:
-        talk(lambda client: start.detached(client, as_json), as_json=as_json, failure=OURS)
-    talk(lambda client: start.foreground(client, remove), failure=OURS)
 
 
 @dataclass(frozen=True, slots=True)

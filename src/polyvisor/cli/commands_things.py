@@ -13,7 +13,7 @@ from polyvisor.cli.session import talk
 
 if TYPE_CHECKING:
     from polyvisor.client import Client
-    from polyvisor.wire.native import Event, Host, Operation
+    from polyvisor.wire.native import Event, Host, Operation, ReclaimAction
 
 
 def events(
@@ -67,6 +67,36 @@ def _host(host: Host) -> list[str]:
     ]  # fmt: skip
 
 
+def reclaim(
+    size: Annotated[str, typer.Argument(metavar="BYTES", help="Such as 512M, of all guests together; 0 ends a hold.")],
+    hold: Annotated[str, typer.Option(help="For how long, at most 1h.")] = "5m",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    reason: Annotated[str, typer.Option(help="For the log.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Let running guests lend the host memory for a while. Each keeps its protected floor."""
+
+    async def work(client: Client) -> None:
+        from polyvisor.wire.native import ReclaimMemory
+
+        wanted = ReclaimMemory(bytes=0 if size == "0" else size, hold=hold, dry_run=dry_run, reason=reason)
+        done = await client.hosts.reclaim(wanted)
+        if as_json:
+            show.document(done)
+            return
+        show.table(("NAME", "MEMORY", "FLOOR", "BEFORE", "PLANNED", "NOW", "STATUS"), map(_action, done.actions))
+        until = f" until {done.hold_until:%H:%M:%S}" if done.hold_until else ""
+        applied, available = show.size(done.applied), show.size(done.host_available)
+        show.remark(f"guests lend {applied}{until}; the host has {available} available ({done.host_pressure})")
+
+    talk(work, as_json=as_json)
+
+
+def _action(action: ReclaimAction) -> list[str]:
+    sizes = (action.assigned, action.floor, action.previous, action.planned, action.target)
+    return [action.name, *map(show.size, sizes), action.status + (f": {action.error}" if action.error else "")]
+
+
 def operations(
     name: Annotated[str | None, typer.Argument(metavar="[N]", help="Of this instance only.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
@@ -101,5 +131,5 @@ def version(as_json: Json = False) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (events, hosts, operations, version, pull):
+    for command in (events, hosts, reclaim, operations, version, pull):
         app.command()(command)

@@ -1,9 +1,12 @@
-"""volumes: create, ls, inspect, resize, attach, detach, rm."""
+"""volumes: create, upload, pools, ls, inspect, resize, attach, detach, rm."""
 
 from __future__ import annotations
 
+import os
 import secrets
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -17,18 +20,70 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Disks that outlive instances.", no_args_is_help=True)
 VolumeName = Annotated[str, typer.Argument(metavar="VOL", help="A volume's id or name.")]
+NewName = Annotated[str, typer.Argument(metavar="NAME")]
+InPool = Annotated[str, typer.Option("--pool", metavar="POOL", help="Where it is to be; see volumes pools.")]
+_CHUNK = 2**20
 Size = Annotated[str, typer.Argument(metavar="SIZE", help="Such as 512M or 2G.")]
 
 
 @app.command()
-def create(name: Annotated[str, typer.Argument(metavar="NAME")], size: Size, as_json: Json = False) -> None:
-    """Make a volume with an empty ext4 file system."""
+def create(
+    name: NewName,
+    size: Size,
+    kind: Annotated[str, typer.Option(metavar="KIND", help="A word such as disk: zeros, without a file system.")] = "",
+    pool: InPool = "",
+    as_json: Json = False,
+) -> None:
+    """Make a volume with an empty ext4 file system, or with --kind a medium of zeros."""
 
     async def work(client: Client) -> None:
         from polyvisor.wire.native import CreateVolume
 
-        wanted = CreateVolume(name=name, size=size)
-        _say(await client.volumes.create(wanted, idempotency_key=secrets.token_hex(16)), as_json)
+        wanted = CreateVolume(name=name, size=size, kind=kind or "data", pool=pool)
+        repeat = "" if kind else secrets.token_hex(16)
+        _say(await client.volumes.create(wanted, idempotency_key=repeat), as_json)
+
+    talk(work, as_json=as_json)
+
+
+@app.command()
+def upload(
+    name: NewName,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A raw disk or an ISO image.")],
+    kind: Annotated[str, typer.Option(metavar="KIND", help="A word for what it is, such as iso.")] = "disk",
+    pool: InPool = "",
+    read_only: Annotated[bool, typer.Option("--read-only", help="Never to be attached writable.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a volume of a file, byte for byte."""
+    if not file.is_file() or not os.access(file, os.R_OK):
+        raise typer.BadParameter(f"{file} cannot be read", param_hint="FILE")
+
+    async def work(client: Client) -> None:
+        with file.open("rb") as source:
+            length = os.fstat(source.fileno()).st_size
+            made = await client.volumes.upload(name, _chunks(source), length, kind=kind, pool=pool, read_only=read_only)
+            _say(made, as_json)
+
+    talk(work, as_json=as_json)
+
+
+async def _chunks(source: BinaryIO) -> AsyncIterator[bytes]:
+    while data := source.read(_CHUNK):
+        yield data
+
+
+@app.command()
+def pools(as_json: Json = False) -> None:
+    """List the pools that volumes can be in."""
+
+    async def work(client: Client) -> None:
+        found = await client.volumes.pools()
+        if as_json:
+            show.documents(found)
+        else:
+            rows = [[pool.name, str(pool.number), show.size(pool.free), show.size(pool.total)] for pool in found]
+            show.table(("NAME", "NUMBER", "FREE", "TOTAL"), rows)
 
     talk(work, as_json=as_json)
 

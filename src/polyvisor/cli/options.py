@@ -12,6 +12,17 @@ Name = Annotated[str, typer.Argument(metavar="N", help="An instance's id or name
 Names = Annotated[list[str], typer.Argument(metavar="N...", help="Ids or names of instances.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait at most; the work goes on.", min=0.1, max=3600)]
 Env = Annotated[list[str], typer.Option("-e", "--env", metavar="K=V", help="A variable; a bare K passes ours on.")]
+Compress = Annotated[
+    str | None, typer.Option("--compress", metavar="ALG[:LEVEL]", help="Saved memory: zstd:1-19, lz4:0-9 or none.")
+]
+CompressDelay = Annotated[str | None, typer.Option(help="How long after a standby that begins, such as 5m.")]
+Health = Annotated[
+    str | None,
+    typer.Option("--health", metavar="CHECK", help="http://:PORT/PATH, https://:PORT/PATH, tcp://:PORT or a command."),
+]
+StandbyAfter = Annotated[
+    str | None, typer.Option(help="Into standby after so long without a connection, such as 10m; 0: never.")
+]
 Words = Annotated[list[str] | None, typer.Argument(metavar="-- CMD...", help="The command and its arguments.")]
 
 

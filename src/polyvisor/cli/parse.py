@@ -16,18 +16,41 @@ if TYPE_CHECKING:
     from polyvisor.wire import native as wire
 
 _PORT = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})(?:/(tcp|udp))?")
+_HEALTH = re.compile(r"(https?|tcp)://:([0-9]{1,5})(/\S*)?")
+_COMPRESSION = re.compile(r"none|zstd(?::(?:[1-9]|1[0-9]))?|lz4(?::[0-9])?")
+_RATES = ("disk", "download", "upload")
 _KEY_STARTS = ("ssh-", "ecdsa-", "sk-")
 
 
 def mount(text: str) -> wire.MountRequest:
-    """`VOL`, `VOL:PATH` or `VOL:PATH:ro`."""
+    """`VOL`, `VOL:PATH`, `VOL:PATH:ro`, or `VOL:PATH:ro+SIZE` with an overlay of that size."""
     from polyvisor.wire.native import MountRequest
 
     volume, _, rest = text.partition(":")
     path, _, how = rest.partition(":")
-    if not volume or how not in ("", "ro", "rw") or (rest and not path.startswith("/")):
-        raise typer.BadParameter(f"{text!r} is not VOL:PATH[:ro]", param_hint="--volume")
-    return MountRequest(volume=volume, path=path, read_only=how == "ro")
+    how, _, overlay = how.partition("+")
+    wrong = how not in ("", "ro", "rw") or (rest and not path.startswith("/")) or (overlay and how != "ro")
+    if not volume or wrong:
+        raise typer.BadParameter(f"{text!r} is not VOL:PATH[:ro[+SIZE]]", param_hint="--volume")
+    return MountRequest(volume=volume, path=path, read_only=how == "ro", overlay=overlay or None)
+
+
+def medium(text: str) -> wire.MountRequest:
+    """`VOL`, with `:usb`, `:ro` or both."""
+    from polyvisor.wire.native import MountRequest
+
+    volume, *how = text.split(":")
+    if not volume or len(set(how)) != len(how) or not {"usb", "ro"}.issuperset(how):
+        raise typer.BadParameter(f"{text!r} is not VOL[:usb][:ro]", param_hint="--medium")
+    return MountRequest(volume=volume, read_only="ro" in how, bus="usb" if "usb" in how else "virtio")
+
+
+def display(text: str) -> list[dict[str, int]]:
+    """`1024x768`; nothing: no screen."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if text and not match:
+        raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT", param_hint="--display")
+    return [{"width": int(match[1]), "height": int(match[2])}] if match else []
 
 
 def port(text: str) -> wire.PortRequest:
@@ -49,6 +72,15 @@ def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
             raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=flag)
         found[name] = value
     return found
+
+
+def rates(texts: Sequence[str]) -> dict[str, str]:
+    """`disk=50M` and the like, as fields of a create."""
+    found = pairs(texts, "--rate")
+    for name in found:
+        if name not in _RATES:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(_RATES)}", param_hint="--rate")
+    return {f"{name}_rate": value for name, value in found.items()}
 
 
 def environment(texts: Sequence[str], files: Sequence[Path] = ()) -> dict[str, str]:
@@ -82,6 +114,28 @@ def restart(text: str) -> wire.RestartRequest:
     raise typer.BadParameter(f"{text!r} is not never, on-failure[:N] or always", param_hint="--restart")
 
 
+def compression(text: str | None, *, policy: bool = False) -> str | None:
+    """`none`, `zstd[:LEVEL]`, `lz4[:LEVEL]`; as an instance's `policy` also `default`."""
+    if not _COMPRESSION.fullmatch(text or "none") and not (policy and text == "default"):
+        raise typer.BadParameter(f"{text!r} is not none, zstd[:1-19] or lz4[:0-9]", param_hint="--compress")
+    return text
+
+
+def health(text: str | None) -> dict[str, object] | None:
+    """`http://:8080/ready`, `https://:443/`, `tcp://:22`, or a command in words as a shell splits them."""
+    if text is None:
+        return None
+    match = _HEALTH.fullmatch(text)
+    if match:
+        scheme, port, path = match.groups()
+        if scheme == "tcp":
+            return {"probe": "tcp", "port": int(port)}
+        return {"probe": "http", "port": int(port), "tls": scheme == "https", "path": path or "/"}
+    if not text.strip() or "://" in text.split(None, 1)[0]:
+        raise typer.BadParameter(f"{text!r} is not http://:PORT/PATH or tcp://:PORT", param_hint="--health")
+    return {"probe": "exec", "command": entrypoint(text)}
+
+
 def entrypoint(text: str | None) -> list[str] | None:
     """Words as a shell splits them; "" takes the image's entry point away."""
     try:
@@ -107,3 +161,11 @@ def command(words: Sequence[str] | None) -> list[str]:
     """The words behind `--`, or behind the first name where there is no `--`."""
     found = list(words or [])
     return found[1:] if found[:1] == ["--"] else found
+
+
+def seconds(text: str) -> int:
+    """A duration such as `90s`, `12h` or `1h30m`. :raise typer.BadParameter:"""
+    parts = re.findall(r"(\d{1,9})([smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise typer.BadParameter(f"{text!r} is not a duration such as 90s, 12h or 30d")
+    return sum(int(number) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit] for number, unit in parts)

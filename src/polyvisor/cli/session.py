@@ -51,7 +51,7 @@ async def _with_client(work: Callable[[Client], Awaitable[int | None]]) -> int |
     from polyvisor.client import Client
 
     found = settings.load()
-    async with Client(found.url, found.key, ca_file=found.ca_file) as client:
+    async with Client(found.url, found.key, ca_file=found.ca_file, project=found.project) as client:
         return await work(client)
 
 

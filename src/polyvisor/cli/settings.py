@@ -1,7 +1,8 @@
 """Which server to talk to, and as whom. The only module of the CLI that reads the environment.
 
 `POLYVISOR_URL` and `POLYVISOR_API_KEY`, else what the server wrote into `bootstrap.json` of its data directory, which
-is `POLYVISOR_DATA` or the default one. The file's key is shown to the file's own addresses only.
+is `POLYVISOR_DATA` or the default one. The file's key is shown to the file's own addresses only. `POLYVISOR_PROJECT` is
+the project to act in, if not the key's own.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ _DEFAULT_URL = "http://127.0.0.1:8080"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A server, a key for it, and whose certificates to believe; "" where there is none."""
+    """A server, a key for it, whose certificates to believe and in which project to act; "" where there is none."""
 
     url: str
     key: str
     ca_file: str
+    project: str = ""
 
 
 class Unset(Exception):
@@ -50,9 +52,9 @@ def data_directory() -> Path:
 def load() -> Settings:
     """The settings. :raise Unset: with what to do about it."""
     url, key = os.environ.get("POLYVISOR_URL", ""), os.environ.get("POLYVISOR_API_KEY", "")
-    ca_file = os.environ.get("POLYVISOR_CA_FILE", "")
+    ca_file, project = os.environ.get("POLYVISOR_CA_FILE", ""), os.environ.get("POLYVISOR_PROJECT", "")
     if url and key:
-        return Settings(url, key, ca_file or _known_ca(url))
+        return Settings(url, key, ca_file or _known_ca(url), project)
     facts = _bootstrap()
     own = [str(facts.get(name) or "") for name in ("url", "tls_url")]
     url = url or own[0] or _DEFAULT_URL
@@ -60,7 +62,15 @@ def load() -> Settings:
         if url.rstrip("/") not in own:
             raise Unset(f"no key for {url}: set POLYVISOR_API_KEY")
         key = str(facts["api_key"])
-    return Settings(url, key, ca_file or _known_ca(url))
+    return Settings(url, key, ca_file or _known_ca(url), project)
+
+
+def signing_secret() -> str:
+    """What the local server signs tokens with. :raise Unset: there is no local server, or it is not ours to read."""
+    secret = _bootstrap().get("jwt_secret")
+    if not isinstance(secret, str) or not secret:
+        raise Unset(f"{data_directory() / 'bootstrap.json'}: holds no secret")
+    return secret
 
 
 def _known_ca(url: str) -> str:

@@ -17,7 +17,7 @@ class Refused(Exception):
 
     @property
     def kind(self) -> str:
-        """One of the fifteen kinds of refusal."""
+        """One of the sixteen kinds of refusal."""
         return self.problem.kind
 
 

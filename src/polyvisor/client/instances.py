@@ -57,6 +57,19 @@ class Instances:
         """One instance."""
         return await self._link.ask("GET", _path(key), wire.Instance)
 
+    async def press(self, key: str) -> wire.Instance:
+        """The power button, and no more."""
+        return await self._link.ask("POST", f"{_path(key)}/press", wire.Instance)
+
+    async def screenshot(self, key: str) -> bytes:
+        """Its screen, as PNG."""
+        async with self._link.stream("GET", f"{_path(key)}/screenshot", patience=_WAIT) as answer:
+            return await answer.aread()
+
+    async def screen_ticket(self, key: str) -> wire.ScreenTicket:
+        """A ticket for one viewer of its screen."""
+        return await self._link.ask("POST", f"{_path(key)}/screen/tickets", wire.ScreenTicket)
+
     async def update(self, key: str, request: wire.UpdateInstance) -> wire.Instance:
         """New name, labels or lifetime."""
         return await self._link.ask("PATCH", _path(key), wire.Instance, body=request)
@@ -66,6 +79,10 @@ class Instances:
     ) -> wire.Instance:
         """Delete it and its disk. One that runs is refused without `force`."""
         return await self._ask("DELETE", _path(key), wait, timeout, params={"force": force})
+
+    async def health(self, key: str) -> wire.Health:
+        """How its workload is, as its health check has it."""
+        return await self._link.ask("GET", _path(key, "health"), wire.Health)
 
     async def start(self, key: str, *, wait: wire.Until = "launched", timeout: float = _WAIT) -> wire.Instance:
         """Power on."""
@@ -97,6 +114,26 @@ class Instances:
         """Let the vCPUs go on."""
         return await self._ask("POST", _path(key, "resume"), wait, timeout)
 
+    async def fork(
+        self, key: str, request: wire.ForkInstance | None = None, *, wait: wire.Until = "launched",
+        timeout: float = _WAIT, idempotency_key: str = "",
+    ) -> wire.Instance:  # fmt: skip
+        """A new instance that is what this one is now."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        body = request or wire.ForkInstance()
+        return await self._ask("POST", _path(key, "fork"), wait, timeout, body=body, headers=headers)
+
+    async def standby(
+        self, key: str, request: wire.StandbyInstance | None = None, *, wait: wire.Until = "launched",
+        timeout: float = _WAIT,
+    ) -> wire.Instance:  # fmt: skip
+        """Save its memory and end its process."""
+        return await self._ask("POST", _path(key, "standby"), wait, timeout, body=request or wire.StandbyInstance())
+
+    async def restore(self, key: str, *, wait: wire.Until = "launched", timeout: float = _WAIT) -> wire.Instance:
+        """Go on where it was suspended."""
+        return await self._ask("POST", _path(key, "restore"), wait, timeout)
+
     async def wait(self, key: str, states: Sequence[str] = ("ended",), timeout: float = _WAIT) -> wire.Instance:
         """Once it is in one of `states` (`ready` and `ended` too). :raise Refused: TimedOut, not within `timeout`."""
         params: Params = {"state": list(states), "timeout": timeout}
@@ -114,6 +151,24 @@ class Instances:
     ) -> wire.Instance:
         """Detach a volume."""
         return await self._ask("DELETE", _path(key, "volumes", volume), wait, timeout)
+
+    async def snapshot(
+        self, key: str, request: wire.CreateSnapshot | None = None, *, wait: wire.Until = "launched",
+        timeout: float = _WAIT, idempotency_key: str = "",
+    ) -> wire.Snapshot:  # fmt: skip
+        """Take a snapshot. With an idempotency key, a repeat answers with the first one's."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        params: Params = {"wait": wait, "timeout": timeout}
+        body, patience = request or wire.CreateSnapshot(), timeout + _ON_THE_WAY
+        return await self._link.ask(
+            "POST", _path(key, "snapshots"), wire.Snapshot, params=params, body=body, headers=headers, patience=patience
+        )
+
+    async def revert(
+        self, key: str, snapshot: str, *, wait: wire.Until = "launched", timeout: float = _WAIT
+    ) -> wire.Instance:
+        """Let it be, stopped, what it was when the snapshot was taken."""
+        return await self._ask("POST", _path(key, "revert"), wait, timeout, body=wire.RevertInstance(snapshot=snapshot))
 
     # -- streams -------------------------------------------------------------------------------------------------
 

@@ -46,9 +46,11 @@ class More(TypedDict, total=False):
 class Link:
     """Proxies of the environment are not used: the key is for the address that was given, and for nobody between."""
 
-    def __init__(self, url: str, key: str, ca_file: str = "") -> None:
+    def __init__(self, url: str, key: str, ca_file: str = "", project: str = "") -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        if project:
+            self._headers["X-Project"] = project
         self._tls = ssl.create_default_context(cafile=ca_file or None) if self.url.startswith("https:") else None
         self._http = httpx.AsyncClient(
             base_url=self.url + PREFIX, headers=self._headers, trust_env=False, verify=self._tls or True
@@ -110,6 +112,7 @@ class Link:
             return await connect(
                 "ws" + self.url.removeprefix("http") + PREFIX + path, additional_headers=self._headers, proxy=None,
                 ssl=self._tls, max_size=_LARGEST_MESSAGE, compression=None, open_timeout=_CONNECT,
+                ping_timeout=None,  # a command may take no input for as long as it likes
             )  # fmt: skip
         except InvalidStatus as error:
             raise from_answer(error.response.status_code, bytes(error.response.body or b"")) from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from urllib.parse import quote
 
 from polyvisor.client.errors import Refused, unreachable
-from polyvisor.client.link import Link, part
+from polyvisor.client.link import Link, Params, part
 from polyvisor.wire import native as wire
 
 
@@ -20,6 +20,21 @@ class Volumes:
         """A new volume with an empty file system."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return await self._link.ask("POST", "/volumes", wire.Volume, body=request, headers=headers, patience=None)
+
+    async def upload(
+        self, name: str, chunks: AsyncIterator[bytes], length: int, *, kind: str = "disk", pool: str = "",
+        read_only: bool = False,
+    ) -> wire.Volume:  # fmt: skip
+        """A new volume of exactly those bytes, `length` of them."""
+        params: Params = {"name": name, "kind": kind, "pool": pool, "read_only": read_only}
+        headers = {"Content-Length": str(length)}
+        return await self._link.ask(
+            "PUT", "/media", wire.Volume, params=params, content=chunks, headers=headers, patience=None
+        )
+
+    async def pools(self) -> Sequence[wire.Pool]:
+        """Where volumes can be."""
+        return (await self._link.ask("GET", "/pools", wire.PoolList)).items
 
     async def list(self, limit: int = 500) -> AsyncIterator[wire.Volume]:
         """Every one, page after page."""
@@ -91,6 +106,14 @@ class Hosts:
     async def list(self) -> list[wire.Host]:
         """Every host."""
         return (await self._link.ask("GET", "/hosts", wire.HostList)).items
+
+    async def nics(self) -> Sequence[wire.HostNic]:
+        """Networks of the operator's that instances may have a NIC on."""
+        return (await self._link.ask("GET", "/nics", wire.HostNicList)).items
+
+    async def reclaim(self, request: wire.ReclaimMemory) -> wire.Reclaimed:
+        """Let guests lend the host memory for a while."""
+        return await self._link.ask("POST", "/hosts/reclaim", wire.Reclaimed, body=request)
 
     async def about(self) -> wire.About:
         """Who answers, and as whom we are known."""

@@ -7,17 +7,44 @@ from datetime import datetime
 from pathlib import Path
 
 from polyvisor.access.credentials import Doorkeeper
+from polyvisor.engine.audit import RECORDED, AuditEngine, watch
 from polyvisor.engine.events import EventsEngine
+from polyvisor.engine.foreigners import ForeignersEngine
+from polyvisor.engine.forks import ForksEngine
+from polyvisor.engine.health import HealthEngine
 from polyvisor.engine.hosts import HostsEngine
 from polyvisor.engine.images import ImagesEngine
+from polyvisor.engine.ingress import IngressEngine
 from polyvisor.engine.instances import InstancesEngine
 from polyvisor.engine.keeper import Keeper
+from polyvisor.engine.keys import KeysEngine, SessionsEngine
+from polyvisor.engine.media import Maker, MediaEngine
+from polyvisor.engine.nics import NicsEngine
+from polyvisor.engine.numbers import NumbersEngine
+from polyvisor.engine.pool import PoolEngine
+from polyvisor.engine.pools import PoolsEngine
 from polyvisor.engine.power import PowerEngine
+from polyvisor.engine.projects import Inhabitants, ProjectsEngine
+from polyvisor.engine.pushes import PushesEngine
+from polyvisor.engine.reclaim import ReclaimEngine
+from polyvisor.engine.registry import RegistryEngine
+from polyvisor.engine.rights import RightsEngine
+from polyvisor.engine.schedules import SchedulesEngine
+from polyvisor.engine.screens import ScreensEngine
+from polyvisor.engine.snapshots import SnapshotsEngine
+from polyvisor.engine.standby import StandbyEngine
 from polyvisor.engine.streams import StreamsEngine
+from polyvisor.engine.templates import TemplatesEngine
+from polyvisor.engine.users import GrantsEngine, UsersEngine
 from polyvisor.engine.volumes import VolumesEngine
 from polyvisor.engine.waits import Waits
+from polyvisor.model.compression import AS_IT_IS, Packing
+from polyvisor.model.faults import Throttled, Unauthenticated
+from polyvisor.model.ids import InstanceId
+from polyvisor.model.ingress import TlsPolicy
 from polyvisor.model.network import Network
-from polyvisor.model.principal import Credential, Principal
+from polyvisor.model.principal import Bearer, Credential, Principal
+from polyvisor.model.reclaim import Policy
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store
 
@@ -25,20 +52,83 @@ from polyvisor.ports.store import Store
 class Engine:
     """The verbs over one store and its hosts."""
 
-    def __init__(
-        self, store: Store, host: Host, network: Network, clock: Callable[[], datetime], uploads: Path
+    def __init__(  # noqa: PLR0913 - what verbs need, and the settings they mind
+        self,
+        store: Store,
+        host: Host,
+        network: Network,
+        clock: Callable[[], datetime],
+        uploads: Path,
+        pool: int = 0,
+        packing: Packing = AS_IT_IS,
+        reclaim: Policy | None = None,
+        secret: str = "",
+        tls: TlsPolicy | None = None,
     ) -> None:
-        self._door = Doorkeeper(store, clock)
+        self._door = Doorkeeper(store, clock, secret)
         waits = Waits(store)
         self.images = ImagesEngine(store, host, clock, uploads)
+        self.registry = RegistryEngine(self.images, host, clock)
+        self.pushes = PushesEngine(self.images, host, clock)
         self.instances = InstancesEngine(store, host, network, clock, self.images, waits)
-        self.power = PowerEngine(store, clock, self.instances)
-        self.volumes = VolumesEngine(store, host, clock, self.instances)
+        self.power = PowerEngine(store, host, clock, self.instances, packing)
+        self.pools, self.nics, maker = PoolsEngine(host), NicsEngine(host), Maker(store, host, clock)
+        self.volumes = VolumesEngine(store, host, clock, self.instances, self.images, maker)
+        self.media = MediaEngine(host, self.pools, maker)
         self.streams = StreamsEngine(host, self.instances, waits)
+        self.screens = ScreensEngine(host, self.instances)
         self.events = EventsEngine(store)
         self.hosts = HostsEngine(store, host)
-        self.keeper = Keeper(store, clock, self.power)
+        self.foreigners = ForeignersEngine(store)
+        self.snapshots = SnapshotsEngine(store, host, clock, self.instances, packing)
+        self.forks = ForksEngine(self.instances, self.snapshots)
+        self.schedules = SchedulesEngine(store, clock, self.instances, self.snapshots)
+        self.pool = PoolEngine(store, self.instances, self.power, self.streams, pool)
+        self.templates = TemplatesEngine(store, self.instances, self.power, self.snapshots, self.streams, self.pool)
+        self.reclaim = ReclaimEngine(store, host, clock, reclaim or Policy())
+        self.health = HealthEngine(store, host, clock)
+        self.standby = StandbyEngine(store, host, clock, self.instances, self.power, waits, network.mode, self._watched)
+        self.ingresses = IngressEngine(store, host, clock, self.instances, self.standby, tls or TlsPolicy())
+        self._govern(store, host, clock)
+        self.keeper = Keeper(
+            store,
+            clock,
+            self.power,
+            self.snapshots,
+            self.schedules,
+            self.pool,
+            self.reclaim,
+            self.standby,
+            self.health,
+            self.sessions,
+        )
+
+    def _watched(self, id: InstanceId) -> int:
+        return self.streams.watched(id) + self.screens.watched(id)
+
+    def _govern(self, store: Store, host: Host, clock: Callable[[], datetime]) -> None:
+        """Who may do what, and what is written down of it."""
+        inhabitants = Inhabitants(self.instances, self.power, self.volumes, self.snapshots, self.ingresses)
+        self.projects = ProjectsEngine(store, clock, inhabitants)
+        self.users = UsersEngine(store, clock)
+        self.grants = GrantsEngine(store)
+        self.numbers = NumbersEngine(store)
+        self.rights = RightsEngine(store, host)
+        self.audit = AuditEngine(store, clock)
+        self.keys = KeysEngine(store, clock)
+        self.sessions = SessionsEngine(store, clock, self._door, self.audit)
+        for noun, verbs in RECORDED.items():
+            watch(self.audit, getattr(self, noun), verbs)
 
     async def authenticate(self, credential: Credential | None) -> Principal:
-        """The caller. :raise Unauthenticated:"""
-        return await self._door.authenticate(credential)
+        """The caller. :raise Unauthenticated: :raise Throttled: too many passwords were wrong."""
+        try:
+            return await self._door.authenticate(credential)
+        except (Unauthenticated, Throttled) as fault:
+            if credential is not None and credential.name:
+                self.audit.note(credential.name, credential.source, "session.login", outcome=fault.kind)
+            raise
+
+    async def bearer(self, token: str, source: str = "") -> Bearer:
+        """The caller that a signed token names. :raise Unauthenticated:"""
+        return await self._door.bearer(token, source)

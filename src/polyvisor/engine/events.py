@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from polyvisor.access.grants import require, scope
+from polyvisor.access.grants import require_somewhere, scope
 from polyvisor.model.event import Event
 from polyvisor.model.principal import Action, Principal
 from polyvisor.ports.store import Store
@@ -20,15 +20,15 @@ class EventsEngine:
 
     async def last(self, principal: Principal) -> int:
         """The number of the newest event: where a new follower begins."""
-        require(principal, Action.VIEW)
+        require_somewhere(principal, Action.EVENT_VIEW)
         async with self._store.read() as unit:
             return await unit.events.last()
 
     async def after(self, principal: Principal, seq: int, limit: int = _BATCH) -> list[Event]:
         """Those later than `seq` that the caller may see."""
-        require(principal, Action.VIEW)
+        require_somewhere(principal, Action.EVENT_VIEW)
         async with self._store.read() as unit:
-            return list(await unit.events.after(seq, scope(principal), limit))
+            return list(await unit.events.after(seq, scope(principal, Action.EVENT_VIEW), limit))
 
     async def follow(self, principal: Principal, seq: int) -> AsyncIterator[Event]:
         """Every event later than `seq`, then those to come; none is left out and none comes twice."""

@@ -1,21 +1,26 @@
-"""The keeper asks, in the operator's name, what time asks for: the end of an instance's lifetime."""
+"""The keeper asks, in the operator's name, what time asks for: the end of a lifetime, the next snapshot."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
+from polyvisor.engine.health import HealthEngine
+from polyvisor.engine.keys import SessionsEngine
+from polyvisor.engine.pool import PoolEngine
 from polyvisor.engine.power import PowerEngine
+from polyvisor.engine.reclaim import ReclaimEngine
+from polyvisor.engine.schedules import SchedulesEngine
+from polyvisor.engine.snapshots import SnapshotsEngine
+from polyvisor.engine.standby import StandbyEngine
 from polyvisor.model.faults import Fault, NotFound
-from polyvisor.model.ids import ProjectId
-from polyvisor.model.principal import Action, Principal
+from polyvisor.model.principal import SYSTEM
 from polyvisor.ports.store import Store
 
 log = logging.getLogger("polyvisor.engine")
-SYSTEM = Principal("system", ProjectId(""), frozenset(Action), operator=True)
 _PAUSE = 1.0
 _KEEP_EVENTS = 100_000
 _KEEP_OPERATIONS = timedelta(days=7)
@@ -26,26 +31,59 @@ _PRUNE_EVERY = 600
 class Keeper:
     """A loop that never writes an intent itself: it calls the same verbs as everybody."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime], power: PowerEngine) -> None:
+    def __init__(  # noqa: PLR0913 - each has a chore
+        self,
+        store: Store,
+        clock: Callable[[], datetime],
+        power: PowerEngine,
+        snapshots: SnapshotsEngine,
+        schedules: SchedulesEngine,
+        pool: PoolEngine,
+        reclaim: ReclaimEngine,
+        standby: StandbyEngine,
+        health: HealthEngine,
+        sessions: SessionsEngine,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._power = power
+        self._snapshots = snapshots
+        self._schedules = schedules
+        self._pool = pool
+        self._reclaim = reclaim
+        self._standby = standby
+        self._health = health
+        self._sessions = sessions
         self.pause = _PAUSE
 
     async def run(self) -> None:
         """Until cancelled."""
         turn = 0
         while True:
-            try:
-                await self.expire()
-                if turn % _PRUNE_EVERY == 0:
-                    await self.prune()
-            except Fault as fault:
-                log.warning("the keeper: %s %s", fault.public, fault.private)
-            except Exception:
-                log.exception("the keeper stumbled; it goes on")
+            await self._try(self.expire)
+            await self._try(self._schedules.tick)
+            await self._try(self._pool.tick)
+            await self._try(self._snapshots.follow)
+            await self._try(self._reclaim.tick)
+            await self._try(self._standby.tick)
+            await self._try(self._health.tick)
+            await self._try(self._sessions.tick)
+            if turn % _PRUNE_EVERY == 0:
+                await self._try(self.prune)
+                await self._try(self._sessions.prune)
+            if turn % _PRUNE_EVERY == 0 or self._snapshots.orphans:
+                await self._try(self._snapshots.collect)
             turn += 1
             await asyncio.sleep(self.pause)
+
+    async def _try(self, chore: Callable[[], Awaitable[object]]) -> None:
+        """Whatever becomes of one of them, the others are done."""
+        try:
+            await chore()
+        except Fault as fault:
+            log.warning("the keeper: %s %s", fault.public, fault.private)
+        except Exception:
+            log.exception("the keeper stumbled; it goes on")
 
     async def prune(self) -> None:
         """Forget what is too old to be asked for."""

@@ -7,15 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from polyvisor.access.grants import scope
+from polyvisor.access.grants import require_operator
 from polyvisor.engine.instances import Asked, InstancesEngine
+from polyvisor.engine.packing import standby_packing
+from polyvisor.engine.resolve import with_command
+from polyvisor.model.compression import Compression, Packing
 from polyvisor.model.face import Face, face
-from polyvisor.model.faults import Fault, Invalid, WrongState
+from polyvisor.model.faults import Fault, Invalid, NotFound, WrongState
+from polyvisor.model.ids import InstanceId
 from polyvisor.model.instance import Instance, Intent, Power
 from polyvisor.model.operation import Answer, Verb, admit
-from polyvisor.model.principal import Action, Principal
+from polyvisor.model.principal import SYSTEM, Action, Principal
+from polyvisor.model.spec import Spec
 from polyvisor.model.units import Seconds
-from polyvisor.ports.store import Store
+from polyvisor.ports.host import Host
+from polyvisor.ports.store import Store, Unit
 
 log = logging.getLogger("polyvisor.engine")
 
@@ -24,27 +30,51 @@ _POWER = {
     Verb.RESTART: Power.ON,
     Verb.RESUME: Power.ON,
     Verb.PAUSE: Power.PAUSED,
+    Verb.SUSPEND: Power.SUSPENDED,
     Verb.STOP: Power.OFF,
 }
 
 
 class PowerEngine:
-    """Start, stop, restart, reset, pause, resume, delete."""
+    """Start, stop, restart, reset, pause, resume, suspend, delete."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime], instances: InstancesEngine) -> None:
+    def __init__(
+        self, store: Store, host: Host, clock: Callable[[], datetime], instances: InstancesEngine, packing: Packing
+    ) -> None:
         self._store = store
+        self._host = host
         self._clock = clock
         self._instances = instances
+        self._packing = packing  # where neither the caller nor the instance has a word of its own
 
-    async def start(self, principal: Principal, key: str) -> Asked:
-        """Power on. :raise WrongState, Busy:"""
-        return await self._ask(principal, key, Verb.START)
+    async def start(
+        self, principal: Principal, key: str, *, entrypoint: tuple[str, ...] | None = None,
+        command: tuple[str, ...] | None = None,
+    ) -> Asked:  # fmt: skip
+        """Power on; with another entry point or command, which it keeps.
+
+        :raise WrongState, Busy: also when it is to have another command and does not boot anew. :raise Invalid:
+        """
+        if entrypoint is None and command is None:
+            return await self._ask(principal, key, Verb.START)
+        return await self._ask(principal, key, Verb.START, spec=lambda was: with_command(was, entrypoint, command))
 
     async def stop(self, principal: Principal, key: str, *, force: bool = False, grace: Seconds | None = None) -> Asked:
         """Power off: ask the guest, and after `grace` seconds (the spec's by default) do not ask. `force`: at once."""
         if grace is not None and not 0 <= grace <= 3600:
             raise Invalid("grace: must be between 0 and 3600 seconds", field="grace")
         return await self._ask(principal, key, Verb.STOP, force=force, grace=grace)
+
+    async def press(self, principal: Principal, key: str) -> Instance:
+        """The power button: the guest is asked to shut down, and nothing is done about one that does not obey.
+
+        :raise WrongState: it does not run.
+        """
+        instance = await self._instances.get(principal, key, Action.INSTANCE_OPERATE)
+        if face(instance) is not Face.RUNNING:
+            raise WrongState(f"the instance is {face(instance)} and hears no button")
+        await self._host.press(instance.id)
+        return instance
 
     async def restart(self, principal: Principal, key: str, *, force: bool = False) -> Asked:
         """Stop as `stop` does, then start: a new process, the same disks and addresses."""
@@ -59,31 +89,58 @@ class PowerEngine:
         return await self._ask(principal, key, Verb.PAUSE)
 
     async def resume(self, principal: Principal, key: str) -> Asked:
-        """Let the vCPUs go on."""
+        """Let it go on: where it was paused, or where it was suspended."""
         return await self._ask(principal, key, Verb.RESUME)
+
+    async def suspend(
+        self, principal: Principal, key: str, *, compression: Compression | None = None, delay: Seconds | None = None
+    ) -> Asked:
+        """Save its memory and end its process; `resume` or `start` lets it go on, `stop` gives its memory up.
+
+        `compression` and `delay` are this standby's, instead of the instance's or the server's.
+        :raise WrongState, Busy: :raise Unsupported: volumes or the host do not allow it.
+        """
+        return await self._ask(principal, key, Verb.SUSPEND, compression=compression, delay=delay)
 
     async def delete(self, principal: Principal, key: str, *, force: bool = True) -> Asked:
         """The instance and its disk go, attached volumes stay. Without `force` a running one is refused."""
         return await self._ask(principal, key, Verb.DELETE, force=force)
 
-    async def _ask(
-        self, principal: Principal, key: str, verb: Verb, *, force: bool = False, grace: Seconds | None = None
-    ) -> Asked:
-        action = Action.DELETE if verb is Verb.DELETE else Action.OPERATE
+    async def delete_spare(self, id: InstanceId) -> Asked | None:
+        """Of the pool, if it still is: one that a create has taken over since is somebody's. None: it is."""
+        try:
+            return await self._ask(SYSTEM, id, Verb.DELETE, force=True, spare=True)
+        except NotFound:
+            return None
+
+    async def _ask(  # noqa: PLR0913 - what any of the verbs may say
+        self, principal: Principal, key: str, verb: Verb, *, force: bool = False, grace: Seconds | None = None,
+        compression: Compression | None = None, delay: Seconds | None = None,
+        spec: Callable[[Spec], Spec] | None = None, spare: bool = False,
+    ) -> Asked:  # fmt: skip
+        action = Action.INSTANCE_DELETE if verb is Verb.DELETE else Action.INSTANCE_OPERATE
         async with self._store.write() as unit:
             instance = await self._instances.find(unit, principal, key, action)
             if verb is Verb.DELETE and instance.intent.deleted:
                 return Asked(instance, instance.operation)
-            if verb is Verb.DELETE and not force:
-                _admit_delete(instance)
+            if verb is Verb.DELETE:
+                _admit_delete(instance, force=force, spare=spare)
             under_way = await unit.operations.current(instance.id)
             verdict = admit(verb, face(instance), under_way.verb if under_way else None)
+            if spec is not None:
+                instance = await self._changed(unit, instance, spec)
+            packing = standby_packing(compression, delay, instance.spec, self._packing)
+            if verdict is Answer.NOTHING_TO_DO and verb is Verb.SUSPEND and packing != instance.intent.packing:
+                _refuse_later(compression, delay)
             if verdict is Answer.NOTHING_TO_DO and (under_way is not None or _wished(instance, verb)):
                 return Asked(instance, instance.operation)
             asked_already = under_way is not None and under_way.verb is verb is Verb.STOP
             if asked_already and not force and grace is None:  # asking again must not put the limit off
                 return Asked(instance, instance.operation)
-            instance = replace(instance, intent=_intent(instance, verb, force, grace))
+            intent = _intent(instance, verb, force, grace)
+            if verb is Verb.SUSPEND:
+                intent = replace(intent, packing=packing)
+            instance = replace(instance, intent=intent)
             if verb is not Verb.RESET:
                 await unit.instances.want(instance.id, instance.intent)
             operation = await self._instances.open(unit, instance, verb)
@@ -91,13 +148,21 @@ class PowerEngine:
                 unit.wake(instance.id)
         return Asked(instance, operation.id)
 
+    async def _changed(self, unit: Unit, instance: Instance, spec: Callable[[Spec], Spec]) -> Instance:
+        """The instance with what only a boot can give it."""
+        if face(instance) not in (Face.STOPPED, Face.FAILED):
+            raise WrongState(f"command: the instance is {face(instance)} and keeps what it was booted with")
+        instance = replace(instance, spec=spec(instance.spec))
+        await unit.instances.rename(instance.id, instance.name, instance.spec)
+        return instance
+
     async def autostart(self, principal: Principal) -> list[Asked]:
         """Start every instance that is to start with the server, is not running, and was not stopped by its owner.
 
         Called once, at the server's start, when the records say what is. One that cannot start is left as it is.
         """
         asked = []
-        assert scope(principal) is None
+        require_operator(principal)
         async with self._store.read() as unit:
             instances = await unit.instances.all()
         for instance in instances:
@@ -114,14 +179,23 @@ def _wished(instance: Instance, verb: Verb) -> bool:
     return instance.intent.power is _POWER[verb] and (verb is not Verb.STOP or instance.observed.restart_at is None)
 
 
+def _refuse_later(compression: Compression | None, delay: Seconds | None) -> None:
+    """:raise WrongState: its memory was saved already, to be compressed in another way."""
+    for field, said in {"compression": compression, "compression_delay": delay}.items():
+        if said is not None:
+            raise WrongState(f"{field}: the instance is in standby already", field=field)
+
+
 def _to_autostart(instance: Instance) -> bool:
     wanted = instance.spec.autostart and instance.intent.power is not Power.OFF and not instance.intent.deleted
     return wanted and instance.operation is None and face(instance) in (Face.STOPPED, Face.FAILED)
 
 
-def _admit_delete(instance: Instance) -> None:
-    """:raise WrongState: it runs, and the caller did not say force."""
-    if face(instance) not in (Face.STOPPED, Face.FAILED):
+def _admit_delete(instance: Instance, *, force: bool, spare: bool) -> None:
+    """:raise WrongState: it runs, and the caller did not say force. :raise NotFound: it is no `spare` any more."""
+    if spare and not instance.spare:
+        raise NotFound(f"{instance.id} is no spare any more", subject=instance.id)
+    if not force and face(instance) not in (Face.STOPPED, Face.FAILED):
         raise WrongState(f"the instance is {face(instance)}: stop it first, or force the delete")
 
 
@@ -136,4 +210,6 @@ def _intent(instance: Instance, verb: Verb, force: bool, grace: Seconds | None) 
         generation=was.generation + 1,
         force=force,
         grace=instance.spec.grace if grace is None else grace,
+        packing=Packing(),
+        condemned=0,
     )

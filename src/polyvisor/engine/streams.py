@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,14 +11,17 @@ from polyvisor.engine.instances import InstancesEngine
 from polyvisor.engine.waits import Waits
 from polyvisor.model.face import Face, face
 from polyvisor.model.faults import TimedOut, Unavailable, WrongState
-from polyvisor.model.guest import Exec, JournalRecord
+from polyvisor.model.guest import Exec, Exit, JournalRecord
+from polyvisor.model.ids import InstanceId
 from polyvisor.model.instance import Instance
 from polyvisor.model.principal import Action, Principal
+from polyvisor.model.units import Seconds
 from polyvisor.ports.guest import Guest, Process
 from polyvisor.ports.host import Host
 
-__all__ = ["Process", "StreamsEngine"]  # dialects know a process by this module
+__all__ = ["Guest", "Process", "StreamsEngine"]  # dialects know a guest and its processes by this module
 
+_EXERCISE_LIMIT = Seconds(10.0)
 READY_LIMIT = 120.0  # how long a command may wait for a guest that is still coming up
 
 
@@ -28,14 +32,15 @@ class StreamsEngine:
         self._host = host
         self._instances = instances
         self._waits = waits
+        self._watched: Counter[InstanceId] = Counter()
 
     async def guest(self, principal: Principal, key: str) -> Guest:
         """The agent of a running instance, awaited while the guest is coming up.
 
         :raise WrongState: it does not run. :raise Unavailable: no agent answers.
         """
-        instance = await self._instances.get(principal, key, Action.OPERATE)
-        if not instance.observed.ready:
+        instance = await self._instances.get(principal, key, Action.INSTANCE_INTERACT)
+        if not instance.observed.ready or not instance.settled:
             instance = await self._coming_up(instance)
         if face(instance) is not Face.RUNNING:
             raise WrongState(f"the instance is {face(instance)}")
@@ -57,14 +62,42 @@ class StreamsEngine:
         guest = await self.guest(principal, key)
         return await guest.execute(ask)
 
-    async def console(self, principal: Principal, key: str) -> AsyncIterator[bytes]:
-        """What the console said and says, until the machine ends."""
-        instance = await self._instances.get(principal, key, Action.OPERATE)
-        return await self._host.console(instance.id)
+    async def exercise(self, principal: Principal, key: str, times: int) -> None:
+        """Run a command that does nothing: the first one in a copy is slow, since its code has to be translated anew.
+
+        :raise Fault: the guest does not run it.
+        """
+        for _ in range(times):
+            process = await self.execute(principal, key, Exec(("true",), timeout=_EXERCISE_LIMIT))
+            try:
+                while not isinstance(await process.read(), Exit):
+                    pass
+            finally:
+                await process.close()
+
+    async def console(self, principal: Principal, key: str, *, attended: bool = True) -> AsyncIterator[bytes]:
+        """What the console said and says, until the machine ends. `attended`: by somebody, which keeps it awake."""
+        instance = await self._instances.get(principal, key, Action.INSTANCE_INTERACT)
+        said = await self._host.console(instance.id)
+        return self._watch(instance.id, said) if attended else said
+
+    async def _watch(self, id: InstanceId, said: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        self._watched[id] += 1
+        try:
+            async for chunk in said:
+                yield chunk
+        finally:
+            self._watched[id] -= 1
+            if not self._watched[id]:
+                del self._watched[id]
+
+    def watched(self, id: InstanceId) -> int:
+        """How many look at its console now."""
+        return self._watched[id]
 
     async def type(self, principal: Principal, key: str, data: bytes) -> None:
         """Bytes to the console's input. :raise Unavailable: it does not run."""
-        instance = await self._instances.get(principal, key, Action.OPERATE)
+        instance = await self._instances.get(principal, key, Action.INSTANCE_INTERACT)
         await self._host.type(instance.id, data)
 
     async def journal(self, principal: Principal, key: str, *, follow: bool) -> AsyncIterator[JournalRecord]:
@@ -88,7 +121,7 @@ class StreamsEngine:
 
 
 def _decided(instance: Instance) -> bool:
-    return instance.observed.ready or face(instance) not in (
+    return (instance.observed.ready and instance.settled) or face(instance) not in (
         Face.CREATING,
         Face.STARTING,
         Face.RUNNING,

@@ -10,29 +10,44 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from polyvisor.host import runs
+from polyvisor.host import runs, taken
 from polyvisor.host.boot import guest_config
 from polyvisor.host.console import follow_file
+from polyvisor.host.entrance import LocalEntrance
+from polyvisor.host.greeting import Greeting
 from polyvisor.host.guest.journal import follow_journal
+from polyvisor.host.ingress.joined import Joined, NoProxy
+from polyvisor.host.memory import MemoryFiles
+from polyvisor.host.network.bridged import HostNics
 from polyvisor.host.paths import CONFIG, CONSOLE, JOURNAL, SEED, VMM_LOG, Paths
+from polyvisor.host.probing import by_command, by_port, words_of
 from polyvisor.host.seed import write_seed
+from polyvisor.host.snapshots import Snapshots, Taking
 from polyvisor.host.upkeep import Upkeep
 from polyvisor.host.watch import Watcher
-from polyvisor.model.faults import Busy, Fault, Invalid, NoCapacity, NotFound, Unavailable
+from polyvisor.model.compression import AS_IT_IS, Packed, Packing
+from polyvisor.model.faults import Busy, Fault, NoCapacity, Unavailable
 from polyvisor.model.guest import JournalRecord
-from polyvisor.model.host import Blueprint, Disk, HostReport, Observation, Sight
-from polyvisor.model.ids import HostId, InstanceId, machine_uuid
+from polyvisor.model.health import HealthCheck, Probe
+from polyvisor.model.host import Blueprint, Disk, HostReport, Observation, Sight, Taken
+from polyvisor.model.ids import HostId, InstanceId, SnapshotId, machine_uuid
 from polyvisor.model.instance import RunRecord, same_process
+from polyvisor.model.network import HostNic
 from polyvisor.model.spec import Shape
 from polyvisor.model.units import MIB, Bytes
+from polyvisor.model.volume import Pool
+from polyvisor.ports.entrance import Entrance
 from polyvisor.ports.guest import Guest
-from polyvisor.ports.hypervisor import Gone, Hypervisor, LiveVm, Machine
+from polyvisor.ports.hypervisor import Gone, Hypervisor, LiveVm, Machine, Memory
 from polyvisor.ports.images import Images
 from polyvisor.ports.network import NetworkDriver
+from polyvisor.ports.proxy import Proxy
+from polyvisor.ports.screen import Viewer
 from polyvisor.ports.storage import Storage
 
 log = logging.getLogger("polyvisor.host")
@@ -66,7 +81,10 @@ class LocalHost:
         boot: Boot,
         boot_id: str = "",
         memory: Bytes | None = None,
+        proxy: Joined | None = None,
+        nics: HostNics | None = None,
     ) -> None:
+        self._nics = nics or HostNics()
         self.id = id
         self.images = images
         self._paths = paths
@@ -79,7 +97,15 @@ class LocalHost:
         self._vms: dict[InstanceId, LiveVm] = {}
         self._deaf: dict[InstanceId, RunRecord] = {}  # processes that are there and could not be taken over yet
         self._mounts: dict[InstanceId, dict[str, Disk]] = {}
+        self._memory_files = MemoryFiles(paths, hypervisor, self._boot_id)
+        self._snapshots = Snapshots(paths, storage, self._memory_files, self._vms)
+        self._greeting = Greeting(self._memory_files, network, self._vms, self._mounts)
         self._watcher = Watcher()
+        self._entrance = LocalEntrance(paths, network, self._vms, self._memory_files, self._watcher)
+        self.entrance: Entrance = self._entrance
+        joined = proxy or NoProxy()
+        joined.join(self._entrance.connect)
+        self.proxy: Proxy = joined
         self._warming: asyncio.Task[None] | None = None
         self._upkeep = Upkeep(paths, storage, self._vms, self._watcher.hint)
         self._network_mode = type(network).__name__.removesuffix("Network").lower()
@@ -97,8 +123,12 @@ class LocalHost:
         """See Host."""
         self._hypervisor.check(blueprint)
         self._network.check(blueprint)
+        self._nics.check(blueprint)
         if blueprint.spec.memory + _OVERHEAD > self._memory:
             raise NoCapacity("memory: more than this host has", field="memory")
+        origin = blueprint.spec.origin
+        if origin and self._memory_files.has(origin) and not self._memory_files.is_template(origin):
+            self._memory_files.require(origin, blueprint)
 
     # -- adoption ------------------------------------------------------------------------------------------------
 
@@ -140,20 +170,17 @@ class LocalHost:
         except (Fault, OSError) as error:
             self._deaf[blueprint.id] = record
             log.error("cannot take over %s: %r; it is tried again", blueprint.id, error)
+            return
+        try:
+            await self._entrance.adopted(blueprint)
+        except Fault as fault:
+            log.error("%s: nobody reaches it at its host ports: %s", blueprint.id, fault.public)
 
     def _hold(self, blueprint: Blueprint, vm: LiveVm) -> None:
         id = blueprint.id
         self._vms[id] = vm
         self._mounts[id] = {disk.serial: disk for disk in blueprint.disks if disk.path}
-        self._watcher.start(id, vm, lambda guest: self._welcome(blueprint, guest))
-
-    async def _welcome(self, blueprint: Blueprint, guest: Guest) -> None:
-        """A full guest boots without knowing where its volumes belong; a micro one was told before."""
-        for disk in list(self._mounts.get(blueprint.id, {}).values()) if blueprint.spec.shape is Shape.FULL else []:
-            try:
-                await guest.mount(disk.serial, disk.path, read_only=disk.read_only)
-            except (NotFound, Invalid) as fault:
-                log.warning("%s: %s is not mounted: %s", blueprint.id, disk.path, fault.public)
+        self._watcher.start(id, vm, lambda guest: self._greeting.welcome(blueprint, guest))
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -165,11 +192,11 @@ class LocalHost:
         if last is not None:
             await self._take_over(blueprint, last, self._find())
         vm = self._vms.get(id)
-        prepared = self._prepared(blueprint)
+        prepared, saved = self._prepared(blueprint), self._memory_files.is_saved(id)
         if vm is None and id in self._deaf:
-            return Observation(id, Sight.DEAF, prepared, run=self._deaf[id])
+            return Observation(id, Sight.DEAF, prepared, run=self._deaf[id], saved=saved)
         if vm is None and (last is None or not last.pid):
-            return Observation(id, Sight.GONE, prepared)
+            return Observation(id, Sight.GONE, prepared, saved=saved)
         sight, run = (await vm.status(), vm.record) if vm is not None else (Sight.GONE, last)
         assert run is not None
         ended = None
@@ -177,11 +204,35 @@ class LocalHost:
             down = sight is Sight.ENDED and not (vm is not None and vm.trouble)
             ended = await asyncio.to_thread(runs.how_it_ended, here / JOURNAL, run, self._boot_id, shut_down=down)
         ready = sight is Sight.RUNNING and self._watcher.ready(id)
-        return Observation(id, sight, prepared, ready, run, ended, vm.trouble if vm is not None else "")
+        trouble, rebooting = (vm.trouble, vm.rebooting) if vm is not None else ("", False)
+        bare = sight is Sight.RUNNING and self._memory_files.is_idle(id)
+        return Observation(id, sight, prepared, ready, run, ended, trouble, saved, rebooting, bare)
 
     def _prepared(self, blueprint: Blueprint) -> bool:
-        seed = blueprint.spec.shape is not Shape.FULL or (self._paths.instance(blueprint.id) / SEED).exists()
-        return seed and self._paths.disk(blueprint.id).exists()
+        here = self._paths.instance(blueprint.id)
+        seed = not blueprint.spec.seeded or (here / SEED).exists()
+        return seed and (here.is_dir() if blueprint.spec.blank else self._storage.is_made(blueprint.id))
+
+    async def _image(self, blueprint: Blueprint) -> Path:
+        """What its disk stands on; a blank machine has no disk, and so nothing asks where that is."""
+        return Path() if blueprint.spec.blank else await self.images.path(blueprint.spec.image)
+
+    async def probe(self, blueprint: Blueprint, check: HealthCheck) -> str | None:
+        """See Host. A command ends at its own limit, and then says so."""
+        spare = 1.0 if check.probe is Probe.EXEC else 0.0
+        try:
+            async with asyncio.timeout(check.timeout + spare):
+                if check.probe is Probe.EXEC:
+                    return await by_command(await self.guest(blueprint.id), check)
+                where = self._entrance.reach(blueprint, self._vm(blueprint.id), check.port)
+                if where is None or blueprint.address is None:
+                    return None
+                name = blueprint.address.ip
+                return await by_port(where, name, check, forwarded=where[0] != name)
+        except TimeoutError:
+            return f"no answer within {check.timeout:g} s"
+        except (Fault, OSError, ValueError, EOFError) as error:
+            return words_of(error)
 
     def hints(self) -> AsyncIterator[InstanceId]:
         """See Host."""
@@ -191,17 +242,29 @@ class LocalHost:
 
     async def make_disks(self, blueprint: Blueprint) -> None:
         """See Host."""
-        image = await self.images.path(blueprint.spec.image)
-        await self._storage.make(blueprint, image)
-        if blueprint.spec.shape is Shape.FULL:
+        image = await self._image(blueprint)
+        origin = blueprint.spec.origin
+        if self._memory_files.is_template(origin) and not self._memory_files.fits(origin, blueprint):
+            log.warning("%s: its template is of another version of this host: it boots", blueprint.id)
+            origin = ""
+        if goes_on := bool(origin) and self._memory_files.has(origin):
+            self._memory_files.require(origin, blueprint)
+        await self._storage.make(blueprint, image, origin)
+        await self._snapshots.bring_nvram(blueprint.id, origin)
+        if blueprint.spec.seeded:
             agent = await self._boot.agent()
             await write_seed(self._paths.instance(blueprint.id) / SEED, blueprint, agent)
-        else:
+        elif blueprint.spec.shape is Shape.MICRO:
             await self._boot.kernel()
+        if goes_on:
+            self._memory_files.wait_in(blueprint.id, origin, copy=True)
 
     async def remove_disks(self, id: InstanceId) -> None:
         """See Host."""
+        self._entrance.ended(id)
         await self._storage.remove(id)
+        self._memory_files.ended(id)
+        await self._memory_files.collect()
 
     async def plug(self, blueprint: Blueprint) -> None:
         """See Host."""
@@ -209,19 +272,24 @@ class LocalHost:
             await self._network.plug(blueprint)
 
     async def unplug(self, blueprint: Blueprint) -> None:
-        """See Host."""
+        """See Host. One in standby that is to be woken keeps its place."""
+        if not self._memory_files.is_saved(blueprint.id):
+            await self._entrance.parted(blueprint)
+        elif await self._entrance.stays(blueprint):
+            return
         await self._network.unplug(blueprint)
 
     async def _machine(self, blueprint: Blueprint) -> Machine:
         here = self._paths.instance(blueprint.id)
-        image = await self.images.path(blueprint.spec.image)
+        image = await self._image(blueprint)
         disks = self._storage.disks(blueprint, image)
-        nic = self._network.nic(blueprint) if blueprint.address is not None else None
+        nic, bridged = await self._entrance.nic(blueprint), self._nics.of(blueprint)
         if blueprint.spec.shape is Shape.FULL:
-            return Machine(blueprint, here, disks, nic, seed=here / SEED)
+            seed = here / SEED if blueprint.spec.seeded else None
+            return Machine(blueprint, here, disks, nic, seed=seed, bridged=bridged)
         kernel, initrd = await self._boot.kernel()
         config = guest_config(blueprint, self._network.domain(blueprint))
-        return Machine(blueprint, here, disks, nic, kernel, initrd, config)
+        return Machine(blueprint, here, disks, nic, kernel, initrd, config, bridged=bridged)
 
     async def launch(self, blueprint: Blueprint) -> RunRecord:
         """See Host. Facts that only we know are written down before the process can exist."""
@@ -230,17 +298,35 @@ class LocalHost:
             if await held.status() in (Sight.RUNNING, Sight.PAUSED, Sight.DEAF):
                 return held.record
             await self.kill(blueprint.id)
+        memory = self._memory_files.fresh(blueprint.id, blueprint.spec.memory)
+        try:
+            record = await self._begin(blueprint, memory, self._hypervisor.launch)
+            self._entrance.started(blueprint.id)
+            return record
+        finally:
+            if memory is not None and isinstance(memory.file, int):
+                os.close(memory.file)
+
+    async def _begin(
+        self, blueprint: Blueprint, memory: Memory | None, start: Callable[[Machine], Awaitable[LiveVm]]
+    ) -> RunRecord:
         for _ in range(_LAUNCHES - 1):
             with contextlib.suppress(Busy):  # somebody was quicker at a port, or the last run's is not given back yet
-                return await self._launch(blueprint, await self._machine(blueprint))
+                return await self._start(blueprint, memory, start)
             await asyncio.sleep(_LAUNCH_PAUSE)
-        return await self._launch(blueprint, await self._machine(blueprint))
+        return await self._start(blueprint, memory, start)
 
-    async def _launch(self, blueprint: Blueprint, machine: Machine) -> RunRecord:
+    async def _start(
+        self, blueprint: Blueprint, memory: Memory | None, start: Callable[[Machine], Awaitable[LiveVm]]
+    ) -> RunRecord:
+        machine = replace(await self._machine(blueprint), memory=memory)
         pending = runs.pending(machine, self._paths.instance(blueprint.id) / JOURNAL)
         runs.save(machine.directory, pending)
         await asyncio.to_thread(_write_private, machine.directory / CONFIG, machine.config)
-        vm = await self._hypervisor.launch(machine)
+        try:
+            vm = await start(machine)
+        except FileNotFoundError as error:  # layers were joined since we asked which there are
+            raise Busy("a file of the instance is not where it was", private=str(error)) from error
         self._hold(blueprint, vm)  # before anything else can fail: what is held can be ended
         vm.record = runs.with_process(pending, vm.record)
         runs.save(machine.directory, vm.record)
@@ -261,6 +347,7 @@ class LocalHost:
     async def kill(self, id: InstanceId) -> None:
         """See Host."""
         vm = self._vms.get(id)
+        self._entrance.shut(id)
         if vm is not None:
             await vm.kill()
             await self._watcher.stop(id)
@@ -268,6 +355,8 @@ class LocalHost:
             self._mounts.pop(id, None)
         elif id in self._deaf:
             raise Unavailable("the instance's process cannot be taken over", private=f"pid {self._deaf[id].pid}")
+        self._memory_files.ended(id)  # of one that never came to be as well
+        self._memory_files.flush_soon(id)
         runs.forget(self._paths.instance(id))
 
     async def pause(self, id: InstanceId) -> None:
@@ -275,12 +364,96 @@ class LocalHost:
         await self._vm(id).pause()
 
     async def resume(self, id: InstanceId) -> None:
+        """See Host. Once it goes on, an image of what it was must never be gone back to. A copy of another machine has
+        the other's addresses until it is told its own."""
+        vm = self._vm(id)
+        if self._memory_files.is_strange(id):
+            await vm.link(up=False)
+        self._memory_files.used(id)
+        await vm.resume()
+        self._entrance.started(id)
+        await self._watcher.greet_again(id)
+
+    async def suspend(self, blueprint: Blueprint, packing: Packing = AS_IT_IS) -> None:
         """See Host."""
-        await self._vm(id).resume()
+        vm = self._vm(blueprint.id)
+        async with self._entrance.saving(blueprint, vm):
+            await vm.pause()
+            await self._memory_files.save(blueprint, vm, packing)
+            await self.kill(blueprint.id)
+
+    async def restore(self, blueprint: Blueprint) -> RunRecord:
+        """See Host."""
+        id = blueprint.id
+        held = self._vms.get(id)
+        if held is None or await held.status() is not Sight.PAUSED:
+            if held is not None:
+                await self.kill(id)
+            memory, saved = await self._memory_files.waiting(blueprint)
+            await self._begin(blueprint, memory, lambda machine: self._hypervisor.restore(machine, saved))
+        await self.resume(id)
+        with contextlib.suppress(Fault):  # what it lent when it was saved was needed then, and may not be now
+            if await self.guest_memory(id) < blueprint.spec.memory:
+                await self.balloon(id, blueprint.spec.memory)
+        return self._vms[id].record
+
+    async def available(self) -> Bytes:
+        """See Host."""
+        words = Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()
+        return Bytes(int(words[0]) * 1024)
+
+    async def guest_memory(self, id: InstanceId) -> Bytes:
+        """See Host."""
+        return Bytes(await self._vm(id).memory())
+
+    async def balloon(self, id: InstanceId, size: Bytes) -> None:
+        """See Host."""
+        await self._vm(id).balloon(size)
+
+    async def configure(self, blueprint: Blueprint) -> None:
+        """See Host."""
+        await self._greeting.configure(blueprint)
+
+    async def discard(self, id: InstanceId) -> None:
+        """See Host."""
+        self._entrance.ended(id)
+        self._memory_files.forget(id)
 
     async def reset(self, id: InstanceId) -> None:
         """See Host."""
         await self._vm(id).reset()
+
+    # -- snapshots -----------------------------------------------------------------------------------------------
+
+    async def snapshot(
+        self, blueprint: Blueprint, snapshot: SnapshotId, *, memory: bool, keep: bool = True, go_on: bool = True,
+        packing: Packing = AS_IT_IS,
+    ) -> Bytes:  # fmt: skip
+        """See Host."""
+        self._not_deaf(blueprint.id)
+        image = await self._image(blueprint)
+        how = Taking(memory, keep, go_on, packing)
+        return await self._snapshots.take(blueprint, image, snapshot, how)
+
+    async def packed(self, snapshot: SnapshotId) -> tuple[Packed, Bytes]:
+        """See Host."""
+        return await self._snapshots.packed(snapshot)
+
+    async def revert(self, blueprint: Blueprint, snapshot: SnapshotId) -> None:
+        """See Host."""
+        self._not_deaf(blueprint.id)
+        slept = self._memory_files.is_saved(blueprint.id)
+        await self._snapshots.revert(blueprint, await self._image(blueprint), snapshot)
+        if slept and not self._memory_files.is_saved(blueprint.id):
+            await self.unplug(blueprint)  # nobody waits to go on any more
+
+    def _not_deaf(self, id: InstanceId) -> None:
+        if id in self._deaf:
+            raise Unavailable("the machine does not answer")
+
+    async def remove_snapshot(self, snapshot: SnapshotId) -> None:
+        """See Host."""
+        await self._snapshots.remove(snapshot)
 
     # -- volumes -------------------------------------------------------------------------------------------------
 
@@ -290,7 +463,7 @@ class LocalHost:
         await vm.attach(self._storage.volume(disk))
         if disk.path:
             guest = await vm.guest()
-            await guest.mount(disk.serial, disk.path, read_only=disk.read_only)
+            await guest.mount(disk.serial, disk.path, read_only=disk.read_only, overlay=disk.overlay)
             self._mounts[blueprint.id][disk.serial] = disk
 
     async def detach(self, id: InstanceId, disk: Disk) -> None:
@@ -306,17 +479,34 @@ class LocalHost:
         except Fault:
             if disk.path:
                 with contextlib.suppress(Fault):
-                    await (await vm.guest()).mount(disk.serial, disk.path, read_only=disk.read_only)
+                    guest = await vm.guest()
+                    await guest.mount(disk.serial, disk.path, read_only=disk.read_only, overlay=disk.overlay)
             raise
         self._mounts[id].pop(disk.serial, None)
 
-    async def create_volume(self, disk: Disk) -> None:
+    async def create_volume(self, disk: Disk, archive: Path | None = None) -> None:
         """See Host."""
-        await self._storage.create_volume(disk)
+        await self._storage.create_volume(disk, archive)
 
-    async def remove_volume(self, volume: str) -> None:
+    def nics(self) -> tuple[HostNic, ...]:
         """See Host."""
-        await self._storage.remove_volume(volume)
+        return self._nics.known
+
+    def pools(self) -> tuple[Pool, ...]:
+        """See Host."""
+        return self._storage.pools()
+
+    async def create_blank(self, disk: Disk) -> None:
+        """See Host."""
+        await self._storage.create_blank(disk)
+
+    async def receive_volume(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
+        """See Host."""
+        await self._storage.receive_volume(disk, chunks, length)
+
+    async def remove_volume(self, volume: str, pool: str = "") -> None:
+        """See Host."""
+        await self._storage.remove_volume(volume, pool)
 
     async def resize_volume(self, disk: Disk, holder: InstanceId | None) -> None:
         """See Host."""
@@ -341,6 +531,14 @@ class LocalHost:
         """See Host."""
         await self._vm(id).type(data)
 
+    async def picture(self, id: InstanceId) -> bytes:
+        """See Host."""
+        return await self._vm(id).picture()
+
+    async def view(self, id: InstanceId) -> Viewer:
+        """See Host."""
+        return await self._vm(id).view()
+
     def journal(self, id: InstanceId, follow: bool, running: Callable[[], bool]) -> AsyncIterator[JournalRecord]:
         """See Host."""
         return follow_journal(self._paths.instance(id) / JOURNAL, running if follow else lambda: False)
@@ -349,9 +547,17 @@ class LocalHost:
         """See Host."""
         return self._paths.instance(id) / VMM_LOG
 
+    async def taken(self, id: InstanceId) -> Taken:
+        """See Host."""
+        vm = self._vms.get(id)
+        found = taken.of_process(vm.record) if vm is not None else None
+        if vm is None or found is None:
+            return Taken()
+        return await taken.with_traffic(found, await vm.guest()) if self._watcher.ready(id) else found
+
     # -- housekeeping --------------------------------------------------------------------------------------------
 
-    async def sweep(self, known: frozenset[InstanceId], volumes: frozenset[str]) -> None:
+    async def sweep(self, known: frozenset[InstanceId], volumes: frozenset[str], snapshots: frozenset[str]) -> None:
         """See Host."""
         await self._network.sweep(known)
         strange = self._find()
@@ -361,19 +567,23 @@ class LocalHost:
             log.warning("process %d runs a machine that no record knows (uuid %s); left alone", pid, uuid)
         folders = (InstanceId(folder.name) for folder in self._paths.instances.iterdir())
         running = {id for id in folders if machine_uuid(id) in strange}  # nor are its files taken away under it
-        await self._storage.sweep(known | running, volumes)
+        await self._storage.sweep(known | running, volumes, snapshots)
+        await self._memory_files.sweep(known | running, running | self._vms.keys() | self._deaf.keys())
 
     async def close(self, *, idle: bool) -> None:
         """See Host."""
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.gather(self._warming, return_exceptions=True)
+        await self.proxy.close(idle=idle)
+        self._entrance.close()
         await self._upkeep.close()
         await self._watcher.close()
         for vm in self._vms.values():
             with contextlib.suppress(Fault, OSError):
                 await vm.close()
         self._vms.clear()
+        await self._memory_files.close()
         if idle:
             await self._network.stop()
 

@@ -15,11 +15,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from polyvisor.model.faults import Internal, TimedOut, Unsupported
 
@@ -264,3 +265,40 @@ async def pour(
 def _fill(writer: int, write: Callable[[BinaryIO], None]) -> None:
     with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "wb") as out:
         write(out)
+
+
+def draw(argv: Sequence[str], stdin: int, read: Callable[[IO[bytes]], None], *, timeout: float) -> None:
+    """Run `argv` to its end with that descriptor as its stdin, while `read` takes its stdout: for output too large for
+    memory. It blocks its thread, and the program ends with it.
+
+    :raise Internal: it failed, or is not there. What `read` raises is raised here, unless the program's failure is why.
+    """
+    try:
+        process = subprocess.Popen(
+            list(argv), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+            start_new_session=True,
+        )  # fmt: skip
+    except OSError as exc:
+        raise Internal(private=f"{argv[0]}: {exc}") from exc
+    assert process.stdout is not None and process.stderr is not None
+    late = threading.Timer(timeout, process.kill)
+    late.start()
+    try:
+        failure: Exception | None = None
+        try:
+            read(process.stdout)
+        except Exception as error:  # it may be short because the program failed, which says more
+            failure = error
+            process.stdout.close()
+        said = process.stderr.read(_CHUNK)
+        if process.wait() != 0 and getattr(failure, "errno", None) is None:
+            words = said[-2000:].decode(errors="replace").strip()
+            raise Internal(private=f"{argv[0]}: exit {process.returncode}: {words}") from failure
+        if failure is not None:
+            raise failure
+    finally:
+        late.cancel()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()

@@ -21,13 +21,13 @@ def connect_unix(path: Path) -> socket.socket:
     return sock
 
 
-def listen_unix(path: Path) -> socket.socket:
+def listen_unix(path: Path, backlog: int = 1) -> socket.socket:
     """A listening socket at `path`, to be handed to a child, so that nobody has to wait for it to appear."""
     path.unlink(missing_ok=True)
     folder, sock = _near(path)
     try:
         sock.bind(f"/proc/self/fd/{folder}/{path.name}")
-        sock.listen(1)
+        sock.listen(backlog)
     except OSError:
         sock.close()
         raise

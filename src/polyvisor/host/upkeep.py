@@ -1,4 +1,4 @@
-"""What running machines need now and then: files that do not grow for ever, a second try once there is room again."""
+"""What a host needs now and then: files and chains that do not grow for ever, a second try once there is room again."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from polyvisor.ports.storage import Storage
 
 log = logging.getLogger("polyvisor.host")
 EVERY = 2.0
+COMPACT_EVERY = 60.0
 KEPT = {CONSOLE: 4 * MIB, JOURNAL: 32 * MIB, VMM_LOG: MIB}  # up to twice that is on disk, for each machine
 ROOM = 128 * MIB  # so much free makes a machine that met a full disk go on
 BALLAST = 16 * MIB  # given up when guests have filled the disk, so that what happens can still be written down
@@ -26,7 +27,7 @@ _LAST = MIB // 4
 
 
 class Upkeep:
-    """One task for all machines of a host."""
+    """A task for all machines of a host, and one for its disks."""
 
     def __init__(
         self, paths: Paths, storage: Storage, vms: Mapping[InstanceId, LiveVm], hint: Callable[[InstanceId], None]
@@ -36,11 +37,11 @@ class Upkeep:
         self._vms = vms
         self._hint = hint
         self._short = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Until `close`."""
-        self._task = asyncio.create_task(self._run(), name="upkeep")
+        self._tasks = [asyncio.create_task(job(), name=job.__name__) for job in (self._run, self._compact)]
 
     async def _run(self) -> None:
         while True:
@@ -51,6 +52,14 @@ class Upkeep:
             except OSError as error:
                 log.warning("upkeep: %s", error)
             await asyncio.sleep(EVERY)
+
+    async def _compact(self) -> None:
+        while True:
+            await asyncio.sleep(COMPACT_EVERY)
+            try:
+                await self._storage.compact()
+            except (Fault, OSError) as error:
+                log.warning("disks are not compacted: %s", getattr(error, "private", "") or error)
 
     def _trim(self, ids: list[InstanceId]) -> None:
         for id in ids:
@@ -82,6 +91,6 @@ class Upkeep:
 
     async def close(self) -> None:
         """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -18,6 +18,8 @@ class Face(StrEnum):
     RUNNING = "running"
     PAUSING = "pausing"
     PAUSED = "paused"
+    SUSPENDING = "suspending"
+    SUSPENDED = "suspended"
     RESUMING = "resuming"
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -31,6 +33,7 @@ _RESTING = {
     Phase.PREPARED: Face.STOPPED,
     Phase.RUNNING: Face.RUNNING,
     Phase.PAUSED: Face.PAUSED,
+    Phase.SUSPENDED: Face.SUSPENDED,
     Phase.STOPPED: Face.STOPPED,
     Phase.FAILED: Face.FAILED,
     Phase.LOST: Face.LOST,
@@ -45,6 +48,11 @@ _MOVING = {
     (Phase.FAILED, Power.PAUSED): Face.STARTING,
     (Phase.FAILED, Power.OFF): Face.STOPPING,
     (Phase.RUNNING, Power.PAUSED): Face.PAUSING,
+    (Phase.RUNNING, Power.SUSPENDED): Face.SUSPENDING,
+    (Phase.PAUSED, Power.SUSPENDED): Face.SUSPENDING,
+    (Phase.SUSPENDED, Power.OFF): Face.STOPPING,
+    (Phase.SUSPENDED, Power.ON): Face.RESUMING,
+    (Phase.SUSPENDED, Power.PAUSED): Face.RESUMING,
     (Phase.RUNNING, Power.OFF): Face.STOPPING,
     (Phase.PAUSED, Power.OFF): Face.STOPPING,
     (Phase.PAUSED, Power.ON): Face.RESUMING,

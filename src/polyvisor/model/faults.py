@@ -1,4 +1,4 @@
-"""The fifteen ways to say no.
+"""The sixteen ways to say no.
 
 A fault carries meaning, never an HTTP code: each dialect owns a total table `Fault class -> (status, body)`.
 `public` is for the caller, `private` for the log, `field` names the offending input, `subject` the thing.
@@ -39,6 +39,10 @@ class Invalid(Fault):
 
 class Unauthenticated(Fault):
     """No valid credential was given."""
+
+
+class Throttled(Fault):
+    """Too many failed attempts; try again later."""
 
 
 class Forbidden(Fault):
@@ -94,7 +98,7 @@ class Internal(Fault):
 
 
 FAULTS: tuple[type[Fault], ...] = (
-    Invalid, Unauthenticated, Forbidden, NotFound, Exists, WrongState, Busy, Stale,
+    Invalid, Unauthenticated, Throttled, Forbidden, NotFound, Exists, WrongState, Busy, Stale,
     OverQuota, NoCapacity, Unsupported, Upstream, TimedOut, Unavailable, Internal,
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from polyvisor.model.instance import Address
 from polyvisor.model.units import Seconds
 
 
@@ -52,6 +53,20 @@ class FileStat:
     uid: int = 0
     gid: int = 0
     target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a copy of a running guest is from now on; what is None or empty stays as it was copied.
+
+    `machine_id` is 32 hexadecimal digits. `seed` is 32 bytes or more that no other copy is given: without it two copies
+    draw the same random numbers, so the same keys.
+    """
+
+    hostname: str | None = None
+    machine_id: str | None = None
+    address: Address | None = None
+    seed: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

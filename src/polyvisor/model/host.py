@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from polyvisor.model.ids import HostId, InstanceId, ProjectId
-from polyvisor.model.instance import Address, Ended, RunRecord
+from polyvisor.model.instance import Address, Bus, Ended, RunRecord
 from polyvisor.model.spec import Spec
 from polyvisor.model.units import Bytes
 
@@ -26,7 +26,9 @@ class Observation:
     """One look at one instance; `prepared` says whether its disks are on the host, all of them.
 
     `run` is the process seen, or the last one when it is gone and was not cleared away yet; `ended` says how it ended,
-    `trouble` why a machine stopped that nobody stopped.
+    `trouble` why a machine stopped that nobody stopped. `saved`: its memory is there and it can go on from it.
+    `rebooting`: it has ended because its guest boots anew, in a process that has to be started for it. `bare`: it runs
+    and knows who it is, and was never told what for.
     """
 
     id: InstanceId
@@ -36,17 +38,24 @@ class Observation:
     run: RunRecord | None = None
     ended: Ended | None = None
     trouble: str = ""
+    saved: bool = False
+    rebooting: bool = False
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A volume in a blueprint. `serial` is how the guest knows it."""
+    """A volume in a blueprint. `serial` is how the guest knows it; `overlay`: which one on the machine's own disk lies
+    above it."""
 
     volume: str
     serial: str
     size: Bytes
     path: str = ""
     read_only: bool = False
+    overlay: int | None = None
+    bus: Bus = Bus.VIRTIO
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,18 @@ class Blueprint:
     spec: Spec
     address: Address | None
     disks: tuple[Disk, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a machine takes of its host: seconds of CPU, bytes of memory its process has and could have, bytes that its
+    guest received and sent. All is nothing while it does not run."""
+
+    cpu: float = 0.0
+    resident: Bytes = Bytes(0)
+    virtual: Bytes = Bytes(0)
+    received: int = 0
+    sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ InstanceId = NewType("InstanceId", str)
 ProjectId = NewType("ProjectId", str)
 OperationId = NewType("OperationId", str)
 VolumeId = NewType("VolumeId", str)
+SnapshotId = NewType("SnapshotId", str)
+PushId = NewType("PushId", str)
+IngressId = NewType("IngressId", str)
 KeyId = NewType("KeyId", str)
 UserId = NewType("UserId", str)
 HostId = NewType("HostId", str)
@@ -51,3 +54,8 @@ def check_name(text: str, field: str = "name") -> str:
 def machine_uuid(id: InstanceId) -> str:
     """The UUID the hypervisor is given: a pure function of our id, so a process can prove whose it is."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, "polyvisor:" + id))
+
+
+def machine_id(id: InstanceId) -> str:
+    """The same, as a guest has it in /etc/machine-id."""
+    return machine_uuid(id).replace("-", "")

@@ -9,12 +9,14 @@ differ the reconciler works towards the intent; once equal, a machine that ends 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from polyvisor.model.compression import Packing
 from polyvisor.model.ids import HostId, InstanceId, OperationId, ProjectId, VolumeId
 from polyvisor.model.spec import Spec
+from polyvisor.model.units import Bytes
 
 
 class Power(StrEnum):
@@ -23,18 +25,21 @@ class Power(StrEnum):
     ON = "on"
     OFF = "off"
     PAUSED = "paused"
+    SUSPENDED = "suspended"  # memory saved, no process
 
 
 class Phase(StrEnum):
     """One observed lifecycle word.
 
-    absent -> prepared | running <-> paused, running | paused -> stopped -> running, any -> failed | lost
+    absent -> prepared | running <-> paused, running | paused <-> suspended, running | paused | suspended -> stopped ->
+    running, any -> failed | lost
     """
 
     ABSENT = "absent"  # nothing of it on the host yet
     PREPARED = "prepared"  # disks and addresses are there, no process has run
     RUNNING = "running"
     PAUSED = "paused"
+    SUSPENDED = "suspended"  # no process; its memory and the disks are there
     STOPPED = "stopped"  # no process; the disks are there
     FAILED = "failed"  # an operation failed; `fault` says why
     LOST = "lost"  # its host or its process cannot be asked
@@ -42,12 +47,13 @@ class Phase(StrEnum):
 
 _NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.ABSENT: frozenset(Phase),
-    Phase.PREPARED: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.FAILED, Phase.LOST}),
-    Phase.RUNNING: frozenset({Phase.PAUSED, Phase.STOPPED, Phase.FAILED, Phase.LOST}),
-    Phase.PAUSED: frozenset({Phase.RUNNING, Phase.STOPPED, Phase.FAILED, Phase.LOST}),
-    Phase.STOPPED: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.FAILED, Phase.LOST}),
-    Phase.FAILED: frozenset({Phase.PREPARED, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.LOST}),
-    Phase.LOST: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.FAILED}),
+    Phase.PREPARED: frozenset(Phase) - {Phase.ABSENT},
+    Phase.RUNNING: frozenset({Phase.PAUSED, Phase.SUSPENDED, Phase.STOPPED, Phase.FAILED, Phase.LOST}),
+    Phase.PAUSED: frozenset({Phase.RUNNING, Phase.SUSPENDED, Phase.STOPPED, Phase.FAILED, Phase.LOST}),
+    Phase.SUSPENDED: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.FAILED, Phase.LOST}),
+    Phase.STOPPED: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.SUSPENDED, Phase.FAILED, Phase.LOST}),
+    Phase.FAILED: frozenset(Phase) - {Phase.ABSENT},
+    Phase.LOST: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.SUSPENDED, Phase.STOPPED, Phase.FAILED}),
 }
 
 
@@ -63,7 +69,9 @@ def advance(now: Phase, to: Phase) -> Phase:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """The owner's wish. `force` and `grace` say how a stop is to be done, `expires` when it stops by itself."""
+    """The owner's wish. `force` and `grace` say how a stop is to be done, `expires` when it stops by itself, `packing`
+    what becomes of the memory of one that is suspended. `condemned` is the run that is to end as if by itself,
+    since its health check failed."""
 
     power: Power = Power.ON
     deleted: bool = False
@@ -71,6 +79,8 @@ class Intent:
     force: bool = False
     grace: float = 30.0
     expires: datetime | None = None
+    packing: Packing = Packing()
+    condemned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,7 @@ def same_process(one: RunRecord | None, other: RunRecord | None) -> bool:
 
 
 HOST_RESTART = "host-restart"
+UNHEALTHY = "unhealthy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +127,7 @@ class Ended:
     """How a run ended: the workload's exit, or the reason when there is none.
 
     `reason`: exited (the workload did), shutdown (the guest did), stopped (it was ended on request), crashed (the
-    process is gone), host-restart (it is gone with the host it ran on).
+    process is gone), host-restart (it is gone with the host it ran on), unhealthy (its health check failed).
     """
 
     code: int | None = None
@@ -129,9 +140,23 @@ class Ended:
         return self.code == 0 if self.code is not None else self.reason == "shutdown"
 
 
+class Stage(StrEnum):
+    """Where an instance spends its time, for whoever wants to know how much."""
+
+    CREATED = "created"
+    INITIALIZING = "initializing"  # it runs, and its guest is coming up
+    RUNNING = "running"
+    STANDBY = "standby"
+    STOPPED = "stopped"
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What was last seen. `incarnation` counts launches; `generation` is the last intent that was met."""
+    """What was last seen. `incarnation` counts launches; `generation` is the last intent that was met.
+
+    `booted` is when the present process began, or the last one; `begun` when its guest did: one that goes on from
+    memory has begun earlier. `spent` is milliseconds by stage, up to `staged`, when it came into the present one.
+    """
 
     phase: Phase = Phase.ABSENT
     generation: int = 0
@@ -145,6 +170,55 @@ class Observed:
     restarts: int = 0
     restart_at: datetime | None = None
     booted: datetime | None = None
+    begun: datetime | None = None
+    staged: datetime | None = None
+    spent: tuple[tuple[Stage, int], ...] = ()
+
+
+_STAGES = {
+    Phase.ABSENT: Stage.CREATED,
+    Phase.PREPARED: Stage.CREATED,
+    Phase.RUNNING: Stage.RUNNING,
+    Phase.PAUSED: Stage.RUNNING,
+    Phase.SUSPENDED: Stage.STANDBY,
+    Phase.STOPPED: Stage.STOPPED,
+    Phase.FAILED: Stage.STOPPED,
+    Phase.LOST: Stage.RUNNING,
+}
+
+
+def stage_of(observed: Observed) -> Stage:
+    """The stage it is in."""
+    found = _STAGES[observed.phase]
+    return Stage.INITIALIZING if found is Stage.RUNNING and not observed.ready else found
+
+
+def timed(was: Observed, seen: Observed, now: datetime) -> Observed:
+    """`seen`, which follows `was`, with the times that it says nothing of itself."""
+    if seen.incarnation != was.incarnation:
+        goes_on = was.phase is Phase.SUSPENDED and was.begun is not None
+        seen = replace(seen, begun=was.begun if goes_on else seen.booted)
+    if stage_of(seen) is stage_of(was):
+        return seen
+    spent = dict(time_spent(was, now))
+    return replace(seen, staged=now, spent=tuple(sorted(spent.items())))
+
+
+def time_spent(observed: Observed, now: datetime) -> dict[Stage, int]:
+    """Milliseconds by stage, the present one until now included."""
+    spent = dict(observed.spent)
+    begun = observed.staged or observed.since
+    if begun is not None:
+        here = stage_of(observed)
+        spent[here] = spent.get(here, 0) + max(0, round((now - begun).total_seconds() * 1000))
+    return spent
+
+
+class Bus(StrEnum):
+    """How a guest sees a disk: a virtio one, or USB mass storage."""
+
+    VIRTIO = "virtio"
+    USB = "usb"
 
 
 class MountState(StrEnum):
@@ -157,13 +231,23 @@ class MountState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One volume on one instance. `path` empty: a bare block device."""
+    """One volume on one instance. `path` empty: a bare block device. `overlay`: bytes that the instance may write above
+    it, 0: none; the volume itself is only read then. `pool` is the volume's."""
 
     volume: VolumeId
     name: str
     path: str = ""
     read_only: bool = False
     state: MountState = MountState.ATTACHED
+    overlay: Bytes = Bytes(0)
+    bus: Bus = Bus.VIRTIO
+    pool: str = ""
+
+
+def with_overlay(mount: Mount, spec: Spec) -> Mount:
+    """The mount as it is on an instance of that spec: read, its volume has the overlay that is on the disk for it."""
+    sizes = {one.volume: one.size for one in spec.overlays} if mount.read_only and mount.path else {}
+    return replace(mount, overlay=sizes.get(mount.volume, Bytes(0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +266,11 @@ class Instance:
     address: Address | None = None
     mounts: tuple[Mount, ...] = ()
     operation: OperationId | None = None  # the open one, if any
+
+    @property
+    def spare(self) -> bool:
+        """Whether it is a copy of a template that nobody has asked for yet."""
+        return self.spec.bare and bool(self.spec.origin)
 
     @property
     def settled(self) -> bool:

@@ -34,6 +34,21 @@ class Network:
         return str(self.subnet.network_address + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class HostNic:
+    """A network of the operator's that machines may be put into: `bridge` is a Linux bridge that is there already."""
+
+    name: str
+    number: int
+    bridge: str
+    description: str = ""
+
+
+def bridged_mac(id: InstanceId, index: int) -> str:
+    """The MAC of a machine's NIC on a bridge of the operator's, the first, second and so on."""
+    return mac_of(InstanceId(f"{id}/{index}"))
+
+
 def mac_of(id: InstanceId) -> str:
     """A locally administered MAC: a pure function of the id, 40 bits of it."""
     digest = hashlib.sha256(id.encode()).digest()[:5]

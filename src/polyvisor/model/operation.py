@@ -21,9 +21,12 @@ class Verb(StrEnum):
     RESET = "reset"
     PAUSE = "pause"
     RESUME = "resume"
+    SUSPEND = "suspend"
     DELETE = "delete"
     ATTACH = "attach"
     DETACH = "detach"
+    SNAPSHOT = "snapshot"
+    REVERT = "revert"
 
 
 class Outcome(StrEnum):
@@ -37,7 +40,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`subject` is the volume of an attach or detach. `journal` names the steps done, in order."""
+    """`subject` is the volume of an attach or detach, the snapshot of a snapshot or revert, and the one
+    that a create is made from. `journal` names the steps done, in order."""
 
     id: OperationId
     instance: InstanceId
@@ -63,24 +67,31 @@ class Answer(StrEnum):
 
 _GO: dict[Verb, frozenset[Face]] = {
     Verb.CREATE: frozenset(),
-    Verb.START: frozenset({Face.STOPPED, Face.FAILED}),
+    Verb.START: frozenset({Face.STOPPED, Face.FAILED, Face.SUSPENDED}),
     Verb.STOP: frozenset({Face.RUNNING, Face.PAUSED, Face.PAUSING, Face.RESUMING, Face.STARTING, Face.STOPPING})
-    | {Face.FAILED, Face.LOST},
+    | {Face.SUSPENDED, Face.SUSPENDING, Face.FAILED, Face.LOST},
     Verb.RESTART: frozenset({Face.RUNNING, Face.PAUSED}),
     Verb.RESET: frozenset({Face.RUNNING}),
     Verb.PAUSE: frozenset({Face.RUNNING}),
-    Verb.RESUME: frozenset({Face.PAUSED}),
+    Verb.RESUME: frozenset({Face.PAUSED, Face.SUSPENDED}),
+    Verb.SUSPEND: frozenset({Face.RUNNING, Face.PAUSED}),
     Verb.DELETE: frozenset(Face),
     Verb.ATTACH: frozenset({Face.RUNNING, Face.STOPPED}),
     Verb.DETACH: frozenset({Face.RUNNING, Face.STOPPED, Face.FAILED}),
+    Verb.SNAPSHOT: frozenset({Face.RUNNING, Face.PAUSED, Face.SUSPENDED, Face.STOPPED}),
+    Verb.REVERT: frozenset({Face.STOPPED}),
 }
 _ALREADY: dict[Verb, frozenset[Face]] = {
     Verb.START: frozenset({Face.RUNNING, Face.STARTING}),
     Verb.STOP: frozenset({Face.STOPPED}),
     Verb.PAUSE: frozenset({Face.PAUSED, Face.PAUSING}),
     Verb.RESUME: frozenset({Face.RUNNING, Face.RESUMING}),
+    Verb.SUSPEND: frozenset({Face.SUSPENDED, Face.SUSPENDING}),
 }
-_MOVING = frozenset({Face.CREATING, Face.STARTING, Face.PAUSING, Face.RESUMING, Face.STOPPING, Face.DELETING})
+_MOVING = frozenset({Face.CREATING, Face.STARTING, Face.PAUSING, Face.SUSPENDING, Face.RESUMING, Face.STOPPING}) | {
+    Face.DELETING
+}
+_HAS_MEMORY = frozenset({Face.RUNNING, Face.PAUSED, Face.SUSPENDED})
 _ENDING = frozenset({Verb.STOP, Verb.DELETE})  # what must always be possible: they end whatever is under way
 
 
@@ -117,3 +128,12 @@ def admit(verb: Verb, face: Face, under_way: Verb | None = None) -> Answer:
     if isinstance(verdict, Fault):
         raise verdict
     return verdict
+
+
+def admit_memory(face: Face) -> None:
+    """What a snapshot with memory needs beside what every snapshot does.
+
+    :raise WrongState: there is no memory.
+    """
+    if face not in _HAS_MEMORY:
+        raise WrongState(f"kind: an instance that is {face} has no memory to keep", field="kind")

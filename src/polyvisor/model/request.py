@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from polyvisor.model.compression import Compression
+from polyvisor.model.foreign import Foreign
+from polyvisor.model.health import HealthCheck
 from polyvisor.model.instance import Mount, Power
-from polyvisor.model.spec import CloudInit, Firmware, Port, RestartPolicy, Shape
+from polyvisor.model.spec import CloudInit, Display, Firmware, Port, RestartPolicy, Shape
+from polyvisor.model.standby import StandbyPolicy
 from polyvisor.model.units import Bytes, Seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Every field but the image has a meaning when left out: the image's own word, or a default."""
+    """Made from an image or from a snapshot; `blank`: of neither, a machine that boots from its mounts. Every other
+    field has a meaning when left out: the word of what it is made from, or a default. `foreign` is what the caller's
+    dialect keeps with it.
+    """
 
-    image: str
+    image: str = ""
     name: str = ""
-    vcpus: int = 1
+    vcpus: int | None = None
     memory: Bytes | None = None
     disk: Bytes | None = None
     shape: Shape | None = None
@@ -26,13 +33,26 @@ class Create:
     cwd: str = ""
     user: str = ""
     hostname: str = ""
-    network: bool = True
-    ports: tuple[Port, ...] = ()
+    network: bool | None = None
+    ports: tuple[Port, ...] | None = None
     mounts: tuple[Mount, ...] = ()
     cloud_init: CloudInit = field(default=CloudInit(), repr=False)
-    restart: RestartPolicy = RestartPolicy()
-    autostart: bool = False
-    grace: Seconds = Seconds(30.0)
+    restart: RestartPolicy | None = None
+    autostart: bool | None = None
+    grace: Seconds | None = None
     lifetime: Seconds | None = None
     power: Power = Power.ON
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] | None = None
+    snapshot: str = ""
+    cold: bool = False
+    compression: Compression | None = None
+    compression_delay: Seconds | None = None
+    standby: StandbyPolicy | None = None
+    disk_rate: Bytes | None = None
+    download_rate: Bytes | None = None
+    upload_rate: Bytes | None = None
+    health: HealthCheck | None = None
+    foreign: Foreign | None = None
+    blank: bool = False
+    displays: tuple[Display, ...] | None = None
+    bridged: tuple[str, ...] | None = None

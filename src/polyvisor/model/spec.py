@@ -6,9 +6,14 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from polyvisor.model.compression import Compression, check_delay
 from polyvisor.model.faults import Invalid
+from polyvisor.model.health import HealthCheck, check_health
 from polyvisor.model.ids import Digest
+from polyvisor.model.standby import StandbyPolicy, check_standby
 from polyvisor.model.units import GIB, MIB, TIB, Bytes, Seconds
+
+DEFAULT_GRACE = Seconds(30.0)
 
 
 class Shape(StrEnum):
@@ -36,11 +41,14 @@ class RestartMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """`attempts` 0 means without limit; a run of a minute forgets earlier attempts; each waits twice as long."""
+    """`attempts` 0 means without limit; a run as long as `stable` forgets earlier ones. Each waits twice as long as the
+    one before, or, when `steady`, as long as the first."""
 
     mode: RestartMode = RestartMode.NEVER
     attempts: int = 0
     backoff: Seconds = Seconds(1.0)
+    steady: bool = False
+    stable: Seconds = Seconds(60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,14 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlay:
+    """What an instance writes above a volume that it only reads: up to `size` bytes, on its own disk (ADR 29)."""
+
+    volume: str
+    size: Bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CloudInit:
     """First-boot data for a full-shape image, handed over as a NoCloud seed."""
 
@@ -62,8 +78,23 @@ class CloudInit:
 
 
 @dataclass(frozen=True, slots=True)
+class Display:
+    """A screen in pixels; `ppi` is what the guest may be told of its density. A machine shows its first one."""
+
+    name: str
+    width: int
+    height: int
+    ppi: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
-    """What an instance is. `image` is the digest it was resolved to at admission."""
+    """What an instance is. `image` is the digest it was resolved to at admission; empty: it has no disk of its own and
+    boots what is attached to it (see `blank`).
+
+    `origin` is the snapshot that its disk was made from, if it was made from one; that need not exist any more.
+    `disk` has the room of its `overlays` in it; `own_disk` is without.
+    """
 
     image: Digest
     image_name: str
@@ -73,6 +104,7 @@ class Spec:
     memory: Bytes
     disk: Bytes
     argv: tuple[str, ...] = ()
+    lead: int = 0  # how many words of argv, at its beginning, are the entry point
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     cwd: str = ""
     user: str = ""
@@ -82,8 +114,40 @@ class Spec:
     cloud_init: CloudInit = field(default=CloudInit(), repr=False)
     restart: RestartPolicy = RestartPolicy()
     autostart: bool = False
-    grace: Seconds = Seconds(30.0)
+    grace: Seconds = DEFAULT_GRACE
     labels: tuple[tuple[str, str], ...] = ()
+    origin: str = ""
+    compression: Compression | None = None  # of its memory's images; None: as the server has it
+    compression_delay: Seconds | None = None  # of standby's
+    standby: StandbyPolicy | None = None  # by idleness
+    disk_rate: Bytes = Bytes(0)  # bytes a second of all its disks together; 0: as fast as it goes
+    download_rate: Bytes = Bytes(0)  # bytes a second that come to it
+    upload_rate: Bytes = Bytes(0)  # bytes a second that it sends
+    health: HealthCheck | None = None
+    bare: bool = False  # a machine that is to become a template: nothing of anybody's is in it
+    overlays: tuple[Overlay, ...] = ()
+    displays: tuple[Display, ...] = ()
+    bridged: tuple[str, ...] = ()  # NICs of the host that it has one of its own on, beside its `network`
+
+    @property
+    def own_disk(self) -> Bytes:
+        """Bytes of its disk that are not kept for overlays."""
+        return Bytes(self.disk - room_for(self.overlays))
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is nothing in it but the volumes that are attached; none of our agents either."""
+        return not self.image
+
+    @property
+    def seeded(self) -> bool:
+        """Whether it has a disk with first-boot data."""
+        return self.shape is Shape.FULL and (not self.blank or self.cloud_init != CloudInit())
+
+
+def room_for(overlays: tuple[Overlay, ...]) -> Bytes:
+    """Bytes of a disk on which these overlays are: what is known of their blocks as well."""
+    return Bytes(sum(one.size + one.size // 64 + 4 * MIB for one in overlays))
 
 
 MAX_VCPUS = 256
@@ -92,7 +156,13 @@ MAX_MEMORY = Bytes(TIB)
 MIN_DISK = Bytes(16 * MIB)
 MAX_DISK = Bytes(16 * TIB)
 MAX_LABELS = 128
+MIN_RATE = Bytes(1024)
+MAX_RATE = Bytes(10**12)
 MAX_GRACE = Seconds(3600.0)
+MAX_DISPLAYS = 16
+MAX_BRIDGED = 8
+MIN_SIDE, MAX_SIDE = 64, 4096
+MAX_PPI = 10_000
 DEFAULT_MEMORY = Bytes(256 * MIB)
 DEFAULT_DISK = Bytes(10 * GIB)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -106,7 +176,11 @@ def check_spec(spec: Spec) -> Spec:
     """
     _between(spec.vcpus, 1, MAX_VCPUS, "vcpus")
     _between(spec.memory, MIN_MEMORY, MAX_MEMORY, "memory")
-    _between(spec.disk, MIN_DISK, MAX_DISK, "disk")
+    if spec.blank:
+        _between(spec.disk, 0, 0, "disk")
+    else:
+        _between(spec.own_disk, MIN_DISK, MAX_DISK, "disk")
+    _check_overlays(spec)
     if not 0 <= spec.grace <= MAX_GRACE:
         raise Invalid("grace: must be between 0 and 3600 seconds", field="grace")
     if spec.hostname and not _HOSTNAME.fullmatch(spec.hostname):
@@ -114,12 +188,30 @@ def check_spec(spec: Spec) -> Spec:
     _check_text(spec)
     _check_ports(spec)
     _check_restart(spec.restart)
-    _check_labels(spec.labels)
+    _check_rates(spec)
+    _check_displays(spec)
+    _check_bridged(spec)
+    if spec.health is not None:
+        check_health(spec.health, network=spec.network)
+    check_labels(spec.labels)
+    if spec.standby is not None:
+        check_standby(spec.standby)
+    if spec.compression_delay is not None:
+        check_delay(spec.compression_delay)
     if spec.shape is Shape.FULL and (spec.argv or spec.env):
         raise Invalid("command and env: only images that are root file systems take them", field="command")
     if spec.shape is Shape.MICRO and spec.cloud_init != CloudInit():
         raise Invalid("cloud_init: only disk images take it", field="cloud_init")
     return spec
+
+
+def _check_overlays(spec: Spec) -> None:
+    for one in spec.overlays:
+        if not MIN_DISK <= one.size <= MAX_DISK:
+            text = f"volumes: an overlay of {one.size} bytes is not between {MIN_DISK} and {MAX_DISK}"
+            raise Invalid(text, field="volumes", subject=one.volume)
+    if spec.overlays and spec.shape is Shape.FULL:
+        raise Invalid("volumes: a disk image's system makes its overlays itself", field="volumes")
 
 
 def _check_restart(policy: RestartPolicy) -> None:
@@ -129,7 +221,40 @@ def _check_restart(policy: RestartPolicy) -> None:
         raise Invalid("restart.backoff: must be between 0 and 3600 seconds", field="restart")
 
 
-def _check_labels(labels: tuple[tuple[str, str], ...]) -> None:
+def _check_bridged(spec: Spec) -> None:
+    if len(spec.bridged) > MAX_BRIDGED:
+        raise Invalid(f"nics: there are more than {MAX_BRIDGED}", field="nics")
+    if spec.bridged and spec.shape is Shape.MICRO and not spec.network:
+        raise Invalid("nics: a root file system's kernel has a driver for them only with a network", field="nics")
+
+
+def _check_displays(spec: Spec) -> None:
+    if len(spec.displays) > MAX_DISPLAYS:
+        raise Invalid(f"displays: there are more than {MAX_DISPLAYS}", field="displays")
+    if spec.displays and spec.shape is not Shape.FULL:
+        raise Invalid("displays: only machines with firmware have a screen", field="displays")
+    if len({display.name for display in spec.displays}) != len(spec.displays):
+        raise Invalid("displays: two have one name", field="displays")
+    for display in spec.displays:
+        if not 1 <= len(display.name) <= 64 or "\0" in display.name:
+            raise Invalid("displays: a name has 1 to 64 characters", field="displays")
+        if not (MIN_SIDE <= display.width <= MAX_SIDE and MIN_SIDE <= display.height <= MAX_SIDE):
+            raise Invalid(f"displays: width and height must be {MIN_SIDE} to {MAX_SIDE} pixels", field="displays")
+        if not 0 <= display.ppi <= MAX_PPI:
+            raise Invalid(f"displays: ppi must be 0 (nothing is said) to {MAX_PPI}", field="displays")
+
+
+def _check_rates(spec: Spec) -> None:
+    rates = {name: getattr(spec, name) for name in ("disk_rate", "download_rate", "upload_rate")}
+    for name, rate in rates.items():
+        if rate and not MIN_RATE <= rate <= MAX_RATE:
+            raise Invalid(f"{name}: must be 0 (no limit) or {MIN_RATE} to {MAX_RATE} bytes a second", field=name)
+        if rate and name != "disk_rate" and not spec.network:
+            raise Invalid(f"{name}: the instance has no network", field=name)
+
+
+def check_labels(labels: tuple[tuple[str, str], ...]) -> None:
+    """:raise Invalid: too many, or one that cannot be kept."""
     if len(labels) > MAX_LABELS:
         raise Invalid(f"labels: there are more than {MAX_LABELS}", field="labels")
     if len({key for key, _ in labels}) != len(labels):

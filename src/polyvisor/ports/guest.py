@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from polyvisor.model.guest import Exec, Exit, FileStat, Output
+from polyvisor.model.guest import Exec, Exit, FileStat, Identity, Output
 from polyvisor.model.instance import Address
 
 
@@ -41,6 +41,10 @@ class Guest(Protocol):
     def closed(self) -> bool:
         """Whether the connection is gone."""
 
+    @property
+    def sessions(self) -> tuple[int, int]:
+        """How many commands and transfers are open, and how many commands were begun so far."""
+
     async def until_ready(self) -> None:
         """Returns once the guest says it is up. :raise Unavailable: the connection went before."""
 
@@ -52,6 +56,12 @@ class Guest(Protocol):
 
     async def execute(self, ask: Exec) -> Process:
         """Start a command. A command that cannot be started ends with 127 or 126 and says why on stderr."""
+
+    async def dial(self, port: int) -> Process:
+        """A connection to what listens on a TCP port of the guest's own address: what is written goes there, what is
+        read comes from there, and its end is an `Exit` that says nothing. Reading raises `Unavailable` where nothing
+        listens, and `Unsupported` of an agent that does not know how.
+        """
 
     def read_file(self, path: str) -> AsyncIterator[bytes]:
         """The file's bytes. :raise NotFound, Invalid:"""
@@ -68,8 +78,9 @@ class Guest(Protocol):
     async def tar_in(self, path: str, chunks: AsyncIterator[bytes]) -> None:
         """Extract a tar stream below a directory. :raise Invalid: naming a member that would land elsewhere."""
 
-    async def mount(self, serial: str, path: str, *, read_only: bool) -> None:
-        """Mount the disk of that serial, waiting a little for it to appear. :raise NotFound, Invalid:"""
+    async def mount(self, serial: str, path: str, *, read_only: bool, overlay: int | None = None) -> None:
+        """Mount the disk of that serial, waiting a little for it to appear; with `overlay`, below what the guest writes
+        to that one of its own disk's. :raise NotFound, Invalid:"""
 
     async def umount(self, path: str) -> None:
         """Sync and unmount; no mount there is fine. :raise Busy: it is in use."""
@@ -79,6 +90,33 @@ class Guest(Protocol):
 
     async def set_network(self, address: Address, hostname: str) -> None:
         """Another address and name, at once. :raise Invalid:"""
+
+    async def set_clock(self, now: float | None = None) -> None:
+        """Step the guest's clock to `now` (Unix seconds); None: this host's, at the moment of sending.
+
+        A guest restored from memory goes on where its clock stood. :raise Invalid: no such time. :raise TimedOut:
+        """
+
+    async def take_identity(self, identity: Identity) -> None:
+        """Make a copy of a running guest a machine of its own; returns once nothing of what it answers to is its
+        source's, so its network may come up then and not before. The clock is stepped to this host's as well. Where an
+        SSH server has keys they are made anew, which may take a minute; the limit is two.
+
+        All is checked before anything is changed; it may be repeated.
+        :raise Invalid: a field is malformed. :raise NotFound: there is no network device. :raise TimedOut:
+        """
+
+    async def configure(self, config: bytes) -> None:
+        """Tell a guest that was booted for nothing, or a copy of one, what it is for: it goes on as if it had been
+        booted with `config`, the very bytes that the firmware of such a boot holds. Returns once its volumes are
+        mounted; its workload begins then, before anything else that is asked.
+
+        Who it is, its address too, is left to `take_identity`, which comes before. All is checked before anything is
+        changed; a volume that cannot be mounted leaves it unconfigured, and it may be repeated.
+        :raise Invalid: a field is malformed or unknown, or a volume cannot be mounted. :raise NotFound:
+        :raise Busy: it has been configured, or has had a workload. :raise Unsupported: it has a system of its own.
+        :raise TimedOut:
+        """
 
     async def shutdown(self) -> None:
         """Ask the workload to end, then power off. Returns at once; the workload may not obey."""

@@ -6,14 +6,16 @@ driver's own, with `TimedOut` or `Unavailable` when the machine does not answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from polyvisor.model.host import Blueprint, Sight
-from polyvisor.model.instance import RunRecord
+from polyvisor.model.instance import Bus, RunRecord
+from polyvisor.model.spec import Spec
 from polyvisor.ports.guest import Guest
+from polyvisor.ports.screen import Viewer
 
 
 class Gone(Exception):
@@ -24,7 +26,9 @@ class Gone(Exception):
 class DiskFile:
     """A disk on this host. The format is what we recorded when we made the file: it is never probed.
 
-    `removable`: it can be unplugged from a running machine, even when it was there at the launch.
+    `backing` is the whole chain below it, down to what lies on nothing. `removable`: it can be unplugged from a running
+    machine, even when it was there at the launch. `generation`: which of an instance's overlays, one after another,
+    this is; a running machine says by it what it writes to.
     """
 
     path: Path
@@ -34,25 +38,91 @@ class DiskFile:
     backing: DiskFile | None = None
     boot: bool = False
     removable: bool = False
+    generation: int = 0
+    bus: Bus = Bus.VIRTIO
 
 
 @dataclass(frozen=True, slots=True)
 class UserNic:
-    """User-mode NAT with the host ports that lead into it: (protocol, host port, guest port)."""
+    """User-mode NAT with the host ports that lead into it: (protocol, host port, guest port).
+
+    `inner`: where the NAT itself listens instead, since somebody else does at `forwards` and passes on.
+    """
 
     forwards: tuple[tuple[str, int, int], ...]
+    inner: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TapNic:
-    """A TAP device that the network made; opened by the driver and passed as a descriptor."""
+    """A TAP device that the network made, passed as a descriptor: a copy of `fd`, or one that the driver opens."""
 
     device: str
+    fd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BridgedNic:
+    """A NIC on a bridge of the host. Its TAP device is made by the driver, and is gone with the process."""
+
+    bridge: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The file that is a machine's RAM, by its path or an open descriptor.
+
+    `own`: mapped shared, it changes with the machine and is the machine's alone. Otherwise it is mapped privately:
+    pages that the machine writes are copies of its own, and the file never changes.
+    """
+
+    file: Path | int
+    own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a machine has its removable disks: how many slots there are for them, and by serial which one is taken.
+
+    It follows from what was plugged in and out since the launch, and what is restored must have it the same. `balloon`:
+    it has a device by which its guest gives memory back.
+    """
+
+    slots: int
+    taken: Mapping[str, int]
+    balloon: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """What guests see of a processor. One that was saved goes on only where `model` is the same, no bit is missing in
+    any of the `features`, and the counter that it keeps the time by runs at the same rate; 0: it does not depend on it.
+    """
+
+    model: str
+    features: Mapping[str, int] = field(default_factory=dict)
+    tsc_khz: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a machine was at one moment, beside its memory file and its disks.
+
+    `pages` is sparse: what it holds takes the place of the same page of the memory file. None: no page differs.
+    """
+
+    devices: Path
+    layout: Layout
+    pages: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A Blueprint with this host's paths: all a driver needs to launch."""
+    """A Blueprint with this host's paths: all a driver needs to launch.
+
+    `memory` None: RAM that no file backs, which cannot be saved. `layout` None: the usual one.
+    """
 
     blueprint: Blueprint
     directory: Path
@@ -62,12 +132,17 @@ class Machine:
     initrd: Path | None = None
     config: bytes = b""
     seed: Path | None = None
+    memory: Memory | None = None
+    layout: Layout | None = None
+    bridged: tuple[BridgedNic, ...] = ()
 
 
 class LiveVm(Protocol):
     """One running machine. One owner: whoever holds this holds its only control connection."""
 
     record: RunRecord
+    rebooting: bool
+    """Whether it has ended, as the last `status` told, because the guest wants to boot anew and this process cannot."""
     trouble: str
     """Why it stopped when nobody stopped it, as the last `status` told: a full disk, a panic. Empty: all is well."""
 
@@ -89,6 +164,30 @@ class LiveVm(Protocol):
     async def reset(self) -> None:
         """Hardware reset."""
 
+    async def save(self, devices: Path) -> Layout:
+        """Write what its devices are into a new file, and say where they are. Its vCPUs are stopped, and its disks may
+        be used by others then.
+
+        :raise NoCapacity: the disk is full; nothing is left of the file.
+        """
+
+    async def dump(self, pages: int) -> None:
+        """Write every page that its memory file does not have into that sparse file, each at its place."""
+
+    async def balloon(self, size: int) -> None:
+        """Ask the guest to get along with `size` bytes, its memory's own size at most; what it gives up is the host's.
+        It follows in its own time, and takes back what it cannot do without. :raise Unsupported: it has no balloon.
+        """
+
+    async def memory(self) -> int:
+        """The bytes that the guest has now, without those it gave up. :raise Unsupported: it has no balloon."""
+
+    async def link(self, *, up: bool) -> None:
+        """Plug the network cable in or out, as the guest sees it. One without a network has none."""
+
+    async def announce(self) -> None:
+        """Let the network know where the guest's hardware address is, before the guest has said anything itself."""
+
     async def attach(self, disk: DiskFile) -> None:
         """Plug a disk in. Safe to repeat. :raise Unsupported: no free slot or no hot-plug."""
 
@@ -97,6 +196,14 @@ class LiveVm(Protocol):
 
     async def grow(self, serial: str, size: int) -> None:
         """Tell the guest that a plugged disk has become larger."""
+
+    async def switch(self, disk: DiskFile, *, ahead: bool = False) -> None:
+        """From now on the machine writes that disk to this empty overlay; what it wrote so far lies below, and is
+        open to other readers. Running or paused; safe to repeat, the machine is asked what it writes to. With `ahead`
+        only what takes time is done, so that the switch itself, the next call, takes none.
+
+        :raise NoCapacity: it has been switched too often since it was started.
+        """
 
     async def guest(self) -> Guest:
         """The agent inside. :raise Unavailable: none answers yet."""
@@ -110,6 +217,12 @@ class LiveVm(Protocol):
     async def type(self, data: bytes) -> None:
         """Bytes to the console's input."""
 
+    async def picture(self) -> bytes:
+        """Its screen now, as PNG. :raise Unsupported: it has none."""
+
+    async def view(self) -> Viewer:
+        """One more viewer of its screen. :raise Unsupported: it has none."""
+
     async def close(self) -> None:
         """Let go of the control connection; the machine goes on."""
 
@@ -121,12 +234,23 @@ class Hypervisor(Protocol):
     version: str
     accelerator: str
     abilities: frozenset[str]
+    cpu: Cpu
+
+    def machine(self, spec: Spec) -> str:
+        """Which machine a guest is given: what was saved under one name is of no use under another."""
 
     def check(self, blueprint: Blueprint) -> None:
         """Refuse what cannot run here, before any side effect. :raise Unsupported: naming the field."""
 
     async def launch(self, machine: Machine) -> LiveVm:
         """Start the process, its vCPUs running. All or nothing: on a fault no process is left.
+
+        :raise Internal: with the hypervisor's own words in `private`.
+        """
+
+    async def restore(self, machine: Machine, saved: Saved) -> LiveVm:
+        """Start a process that is what was saved, vCPUs stopped. All or nothing. `machine.memory` is never `own` unless
+        nothing else may become of that file. One that the guest reboots ends as `rebooting`.
 
         :raise Internal: with the hypervisor's own words in `private`.
         """

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from polyvisor.model.ids import Digest
 from polyvisor.model.image import Image
+from polyvisor.model.push import Login, Sent
 
 Progress = Callable[[str, float | None], None]
 """Told what is being done, and the part of the whole that is done (0 to 1) where that is known. Must not raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a manifest names: `parts` with their sizes in bytes. An index has none, but a manifest that is for this
+    host (`chosen`). `media` is the type that it says it is of, if it does."""
+
+    parts: Mapping[Digest, int] = field(default_factory=dict)
+    chosen: Digest | None = None
+    media: str = ""
 
 
 class Images(Protocol):
@@ -30,11 +42,38 @@ class Images(Protocol):
         :raise Upstream: the registry. :raise NoCapacity: the disk is full. :raise TimedOut, Forbidden:
         """
 
+    async def vet_target(self, reference: str, *, trusted: bool, insecure: bool) -> str:
+        """The full name of what would be pushed to. `trusted` ones may name registries that are not public, and such
+        as do not speak TLS (`insecure`), which else only those may be that the operator's settings name.
+
+        :raise Invalid: no full name with a tag. :raise Forbidden: not to there.
+        """
+
+    async def push(self, digest: Digest, target: str, *, trusted: bool, insecure: bool, login: Login | None) -> Sent:
+        """Take an image to a registry, as one layer; vetted once more.
+
+        :raise NotFound: no such image. :raise Unsupported: it is a disk. :raise Upstream: the registry.
+        :raise NoCapacity: the disk is full. :raise Invalid, Forbidden, TimedOut:
+        """
+
     async def import_archive(self, path: Path, name: str, progress: Progress) -> Image:
         """The image in a `docker save` tar, an OCI layout (tar or directory), a qcow2 or a raw disk.
 
         The file is only read; a few at a time, others wait. :raise Invalid: it is none of these, is hostile or too
         large. :raise NoCapacity: the disk is full.
+        """
+
+    async def contents(self, manifest: bytes) -> Contents:
+        """What a manifest or an index from a stranger names.
+
+        :raise Invalid: it is malformed or too large. :raise Unsupported: an index without one for this host.
+        """
+
+    async def import_parts(self, place: Path, name: str, progress: Progress) -> Image:
+        """The image of `place/manifest.json`, whose parts lie beside it, each called by the hex of its digest.
+
+        They are only read. The image has the manifest's digest; one that is here is not made again.
+        :raise Invalid, Unsupported, NoCapacity:
         """
 
     async def build(self, name: str, progress: Progress) -> Image:

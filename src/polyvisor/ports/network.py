@@ -9,6 +9,8 @@ from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import InstanceId
 from polyvisor.ports.hypervisor import TapNic, UserNic
 
+Forwards = tuple[tuple[str, int, int], ...]  # (protocol, host port, guest port)
+
 
 class NetworkDriver(Protocol):
     """One network mode on this host. Every verb is safe to repeat."""
@@ -27,6 +29,9 @@ class NetworkDriver(Protocol):
 
     def nic(self, blueprint: Blueprint) -> UserNic | TapNic | None:
         """What to launch with; free host ports are chosen here. :raise Busy: a wanted host port is taken."""
+
+    def reach(self, blueprint: Blueprint, forwards: Forwards, port: int) -> tuple[str, int] | None:
+        """Where this host finds a TCP port of the guest, which was launched with those; None: nowhere."""
 
     def domain(self, blueprint: Blueprint) -> str:
         """Where the guest looks short names up; empty: its DNS knows no instances."""

@@ -11,32 +11,37 @@ failed cannot, and raises that fault at its end whatever the caller does.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from polyvisor.model.compression import Packed
 from polyvisor.model.event import Event
-from polyvisor.model.ids import Digest, HostId, InstanceId, KeyId, OperationId, ProjectId, VolumeId
+from polyvisor.model.foreign import Foreign
+from polyvisor.model.identity import ApiKey, AuditEntry, AuditFilter, Grant, Project, Session, Usage, User
+from polyvisor.model.ids import (
+    Digest,
+    HostId,
+    IngressId,
+    InstanceId,
+    KeyId,
+    OperationId,
+    ProjectId,
+    SnapshotId,
+    UserId,
+    VolumeId,
+)
 from polyvisor.model.image import Image
+from polyvisor.model.ingress import Ingress
 from polyvisor.model.instance import Address, Instance, Intent, Mount, MountState, Observed
 from polyvisor.model.operation import Operation
-from polyvisor.model.principal import ApiKey, Project, User
+from polyvisor.model.principal import Action
 from polyvisor.model.query import Page
+from polyvisor.model.snapshot import Schedule, Snapshot, SnapshotState
 from polyvisor.model.spec import Spec
 from polyvisor.model.units import Bytes
-from polyvisor.model.volume import Volume, VolumeState
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a project, or all of them, hold now."""
-
-    instances: int
-    vcpus: int
-    memory: int
-    disk: int
+from polyvisor.model.volume import PoolRights, Volume, VolumeState
 
 
 class Instances(Protocol):
@@ -54,17 +59,36 @@ class Instances(Protocol):
     async def named(self, project: ProjectId, name: str) -> Instance:
         """:raise NotFound:"""
 
+    async def numbered(self, number: int) -> Instance:
+        """By the number that it was given. :raise NotFound: also of a spare."""
+
     async def page(
         self,
-        project: ProjectId | None,
+        projects: Collection[ProjectId] | None,
         cursor: str | None,
         limit: int,
         labels: Sequence[tuple[str, str]] = (),
+        prefix: str = "",
     ) -> Page[Instance]:
-        """Oldest first. `project` None: all. :raise Invalid: a cursor that is not ours."""
+        """Those with all of the labels and whose id begins with `prefix`, oldest first. `projects` None: all.
+
+        :raise Invalid: a cursor that is not ours.
+        """
 
     async def all(self) -> Sequence[Instance]:
         """Every instance: for start-up and the periodic scan."""
+
+    async def spares(self) -> Sequence[Instance]:
+        """Those that nobody has asked for yet, oldest first; they are in no page and count for no project."""
+
+    async def checked(self) -> Sequence[Instance]:
+        """Those with a health check, oldest first, without their mounts."""
+
+    async def claim(self, instance: Instance) -> None:
+        """A spare becomes this instance: its project, name, spec, intent and time.
+
+        :raise NotFound: it is none any more. :raise Exists: the name is taken.
+        """
 
     async def expired(self, now: datetime) -> Sequence[InstanceId]:
         """Instances whose lifetime is over and that are not being deleted."""
@@ -84,8 +108,8 @@ class Instances(Protocol):
     async def addresses(self) -> Sequence[str]:
         """Every address given out."""
 
-    async def usage(self, project: ProjectId | None) -> Usage:
-        """Sums over instances that are not deleted."""
+    async def usage(self, projects: Collection[ProjectId] | None) -> Usage:
+        """Sums over what these projects have, or all; spares are nobody's and count for all only."""
 
     async def mount(self, id: InstanceId, mount: Mount) -> None:
         """Claim a volume. :raise Busy: it is attached elsewhere, and either side can write."""
@@ -112,10 +136,15 @@ class Operations(Protocol):
     async def current(self, id: InstanceId) -> Operation | None:
         """The open one of an instance."""
 
+    async def about(self, subject: str) -> Sequence[Operation]:
+        """The open ones about a volume or snapshot."""
+
     async def save(self, operation: Operation) -> None:
         """Write journal and progress and, unless it is closed, outcome and fault (reconciler only)."""
 
-    async def page(self, project: ProjectId | None, instance: InstanceId | None, limit: int) -> Sequence[Operation]:
+    async def page(
+        self, projects: Collection[ProjectId] | None, instance: InstanceId | None, limit: int
+    ) -> Sequence[Operation]:
         """The latest ones."""
 
     async def prune(self, before: datetime) -> int:
@@ -134,7 +163,7 @@ class Volumes(Protocol):
     async def named(self, project: ProjectId, name: str) -> Volume:
         """:raise NotFound:"""
 
-    async def page(self, project: ProjectId | None, cursor: str | None, limit: int) -> Page[Volume]:
+    async def page(self, projects: Collection[ProjectId] | None, cursor: str | None, limit: int) -> Page[Volume]:
         """Oldest first."""
 
     async def all(self) -> Sequence[Volume]:
@@ -145,6 +174,93 @@ class Volumes(Protocol):
 
     async def forget(self, id: VolumeId) -> None:
         """Delete the record. :raise Busy: it is attached."""
+
+
+class Snapshots(Protocol):
+    """Snapshots of instances, which may be gone."""
+
+    async def add(self, snapshot: Snapshot) -> None:
+        """:raise Exists:"""
+
+    async def get(self, id: SnapshotId) -> Snapshot:
+        """:raise NotFound:"""
+
+    async def named(self, project: ProjectId, name: str) -> Snapshot:
+        """One that is listed. :raise NotFound:"""
+
+    async def page(
+        self, projects: Collection[ProjectId] | None, cursor: str | None, limit: int, source: InstanceId | None = None
+    ) -> Page[Snapshot]:
+        """Those that are listed, of one instance or of all, oldest first."""
+
+    async def all(self) -> Sequence[Snapshot]:
+        """Every snapshot, those too that are not listed."""
+
+    async def of(self, source: InstanceId) -> Sequence[Snapshot]:
+        """Every one that was taken of an instance, oldest first."""
+
+    async def templates(self, image: Digest | None = None) -> Sequence[Snapshot]:
+        """The templates, of one image or of all, oldest first. They are in no page and not found by name."""
+
+    async def save(self, id: SnapshotId, state: SnapshotState, size: Bytes) -> None:
+        """Write state and size."""
+
+    async def packing(self) -> Sequence[Snapshot]:
+        """Those whose memory is being compressed, as far as is written down, oldest first."""
+
+    async def packed(self, id: SnapshotId, packed: Packed, size: Bytes) -> None:
+        """Write what has become of its memory's compression, and its size."""
+
+    async def forget(self, id: SnapshotId) -> None:
+        """Delete the record."""
+
+    async def using(self, digest: Digest) -> Sequence[SnapshotId]:
+        """Those that need an image; a template does not, it goes with it."""
+
+    async def held(self, projects: Collection[ProjectId] | None) -> Bytes:
+        """What they take on disk together."""
+
+
+class Schedules(Protocol):
+    """Snapshot schedules, at most one for an instance, gone with it."""
+
+    async def put(self, schedule: Schedule) -> None:
+        """Insert or replace. :raise NotFound: there is no such instance."""
+
+    async def get(self, instance: InstanceId) -> Schedule:
+        """:raise NotFound:"""
+
+    async def remove(self, instance: InstanceId) -> None:
+        """:raise NotFound:"""
+
+    async def due(self, now: datetime) -> Sequence[Schedule]:
+        """Those whose time has come, and those that wait for an operation; the longest due first."""
+
+    async def all(self) -> Sequence[Schedule]:
+        """Every schedule."""
+
+
+class Ingresses(Protocol):
+    """Ingresses with their rules. A rule whose instance is forgotten is pinned to none any more."""
+
+    async def add(self, ingress: Ingress) -> None:
+        """Insert. :raise Exists: `field` (name, or site: a host name at a port) is taken. :raise NotFound: the project,
+        or an instance that a rule is pinned to, is gone."""
+
+    async def get(self, id: IngressId) -> Ingress:
+        """:raise NotFound:"""
+
+    async def named(self, project: ProjectId, name: str) -> Ingress:
+        """:raise NotFound:"""
+
+    async def page(self, projects: Collection[ProjectId] | None, cursor: str | None, limit: int) -> Page[Ingress]:
+        """Oldest first."""
+
+    async def all(self) -> Sequence[Ingress]:
+        """Every ingress, oldest first."""
+
+    async def forget(self, id: IngressId) -> None:
+        """Delete the record with its rules. :raise NotFound:"""
 
 
 class ImageNames(Protocol):
@@ -169,7 +285,7 @@ class Events(Protocol):
     async def append(self, event: Event) -> None:
         """Insert; the number is given here."""
 
-    async def after(self, seq: int, project: ProjectId | None, limit: int) -> Sequence[Event]:
+    async def after(self, seq: int, projects: Collection[ProjectId] | None, limit: int) -> Sequence[Event]:
         """Those later than `seq`, oldest first."""
 
     async def last(self) -> int:
@@ -180,16 +296,55 @@ class Events(Protocol):
 
 
 class Identities(Protocol):
-    """Projects, users, API keys."""
+    """Projects, users, grants, API keys, sessions."""
 
-    async def add_project(self, project: Project) -> None:
-        """:raise Exists:"""
+    async def add_project(self, project: Project) -> Project:
+        """Insert; gives the number, 0 to the first. :raise Exists: :raise NotFound: the parent."""
 
     async def project(self, id: ProjectId) -> Project:
         """:raise NotFound:"""
 
     async def projects(self) -> Sequence[Project]:
-        """Every project."""
+        """Every project, oldest first."""
+
+    async def path(self, id: ProjectId) -> Sequence[Project]:
+        """The project and those above it, the root last; nothing for one that is not there."""
+
+    async def below(self, ids: Iterable[ProjectId]) -> Sequence[tuple[ProjectId, ProjectId | None]]:
+        """These projects and all below them, each with its parent."""
+
+    async def save_project(self, project: Project) -> None:
+        """Write name and quotas. :raise Exists: :raise NotFound:"""
+
+    async def remove_project(self, id: ProjectId) -> None:
+        """Delete, with what was granted on it and its keys. :raise NotFound: it is gone, or something is in it."""
+
+    async def add_user(self, user: User) -> User:
+        """Insert; gives the number, 0 to the first. :raise Exists:"""
+
+    async def save_user(self, user: User) -> None:
+        """Write password, project and whether it is an operator. :raise NotFound:"""
+
+    async def remove_user(self, id: UserId) -> None:
+        """Delete, with what was granted to it, its keys and sessions. :raise NotFound:"""
+
+    async def user(self, id: UserId) -> User:
+        """:raise NotFound:"""
+
+    async def user_named(self, name: str) -> User | None:
+        """By name."""
+
+    async def users(self) -> Sequence[User]:
+        """Every user, oldest first."""
+
+    async def put_grant(self, grant: Grant) -> bool:
+        """Insert; False: it is there already. :raise NotFound:"""
+
+    async def remove_grants(self, user: UserId, project: ProjectId, actions: Iterable[Action] | None = None) -> int:
+        """Delete those, or all of the user's on the project; how many there were."""
+
+    async def grants(self, user: UserId | None = None, project: ProjectId | None = None) -> Sequence[Grant]:
+        """Those of a user, on a project, or all; what is inherited is not among them."""
 
     async def add_key(self, key: ApiKey) -> None:
         """Insert."""
@@ -198,16 +353,53 @@ class Identities(Protocol):
         """The key with that hash."""
 
     async def keys(self) -> Sequence[ApiKey]:
-        """Every key."""
+        """Every key, oldest first."""
+
+    async def used_key(self, id: KeyId, at: datetime) -> None:
+        """Write when it was used last."""
 
     async def remove_key(self, id: KeyId) -> None:
-        """Delete."""
+        """:raise NotFound:"""
 
-    async def put_user(self, user: User) -> None:
-        """Insert or replace."""
+    async def add_session(self, session: Session) -> None:
+        """Insert."""
 
-    async def user(self, name: str) -> User | None:
-        """By name."""
+    async def session_by_digest(self, digest: str) -> Session | None:
+        """The session with that hash, expired or not."""
+
+    async def remove_session(self, digest: str) -> bool:
+        """Delete; False: there was none."""
+
+    async def end_sessions(self, *, before: datetime | None = None, of: UserId | None = None) -> int:
+        """Delete those that expired before then, and all of a user; how many there were."""
+
+
+class Pools(Protocol):
+    """What projects may do with pools."""
+
+    async def put(self, rights: PoolRights) -> None:
+        """Insert or replace. :raise NotFound: there is no such project."""
+
+    async def remove(self, project: ProjectId, pool: str) -> bool:
+        """Delete; False: there were none."""
+
+    async def of(self, project: ProjectId) -> Sequence[PoolRights]:
+        """Those of one project, by pool."""
+
+    async def held(self, project: ProjectId, pool: str) -> int:
+        """The sizes, in bytes together, of the volumes there of a project and those below it."""
+
+
+class AuditLog(Protocol):
+    """Who did what. There is no way to change or delete an entry."""
+
+    async def append(self, entries: Sequence[AuditEntry]) -> None:
+        """Insert; numbers are given here."""
+
+    async def page(
+        self, projects: Collection[ProjectId] | None, wanted: AuditFilter, before: int | None, limit: int
+    ) -> Sequence[AuditEntry]:
+        """The latest ones with a number below `before`, newest first. `projects` None: all, those too of none."""
 
 
 class Receipts(Protocol):
@@ -223,6 +415,22 @@ class Receipts(Protocol):
         """Delete those older than that."""
 
 
+class Foreigners(Protocol):
+    """Aliases and remainders of things of ours, gone with them."""
+
+    async def put(self, project: ProjectId, subject: str, foreign: Foreign) -> None:
+        """Write the remainder, in the place of an earlier one, and the alias. :raise Exists: `alias` is taken."""
+
+    async def find(self, projects: Collection[ProjectId] | None, dialect: str, kind: str, alias: str) -> Sequence[str]:
+        """The things an alias stands for: one at most in a project; `projects` None asks in all of them."""
+
+    async def aliases(self, dialect: str, kind: str, subjects: Sequence[str]) -> Mapping[str, str]:
+        """The aliases of these things, by thing; those that have none are left out."""
+
+    async def remainders(self, dialect: str, subjects: Sequence[str]) -> Mapping[str, str]:
+        """What the dialect keeps with these things, by thing; those that have none are left out."""
+
+
 class Unit(Protocol):
     """One transaction."""
 
@@ -232,10 +440,16 @@ class Unit(Protocol):
     instances: Instances
     operations: Operations
     volumes: Volumes
+    snapshots: Snapshots
+    schedules: Schedules
+    ingresses: Ingresses
     images: ImageNames
     events: Events
     identities: Identities
     receipts: Receipts
+    foreigners: Foreigners
+    audit: AuditLog
+    pools: Pools
 
 
 class Store(Protocol):

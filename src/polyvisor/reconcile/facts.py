@@ -10,7 +10,6 @@ from polyvisor.model.host import Observation, Sight
 from polyvisor.model.instance import HOST_RESTART, Ended, Instance, Observed, Phase, Power, RunRecord, same_process
 from polyvisor.model.spec import RestartMode, RestartPolicy
 
-RESET_AFTER = timedelta(seconds=60)  # a run that long forgets earlier restarts
 LONGEST_BACKOFF = 300.0
 SHORTEST_BACKOFF = 0.1
 _CRASHED = "the machine's process ended unexpectedly"
@@ -70,6 +69,20 @@ def still(instance: Instance, now: datetime) -> Observed:
     )  # fmt: skip
 
 
+def suspended(instance: Instance, now: datetime) -> Observed:
+    """No process, and it can go on where it was."""
+    was = instance.observed
+    return replace(
+        was, phase=Phase.SUSPENDED, generation=instance.intent.generation, ready=False, run=None, ended=None, fault="",
+        since=was.since if was.phase is Phase.SUSPENDED else now, fault_kind="", restarts=0, restart_at=None,
+    )  # fmt: skip
+
+
+def forgotten(instance: Instance, seen: Observation, now: datetime) -> Observed:
+    """What it was to go on from is not there any more: it was not on disk yet when the host went down."""
+    return ended(instance, replace(seen, ended=Ended(reason=HOST_RESTART)), now)
+
+
 def lost(instance: Instance, seen: Observation, now: datetime) -> Observed:
     """There is a process that does not answer. Which wish was met stays open."""
     was = of_run(instance.observed, seen, now)
@@ -83,7 +96,7 @@ def ended(instance: Instance, seen: Observation, now: datetime) -> Observed:
     """It ended by itself. The process may still have to be reaped: that is the next look's business."""
     was = of_run(instance.observed, seen, now)
     how = seen.ended or was.ended or Ended(reason="crashed")
-    fresh = was.booted is not None and now - was.booted > RESET_AFTER
+    fresh = was.booted is not None and now - was.booted > timedelta(seconds=instance.spec.restart.stable)
     restarts = 0 if fresh else was.restarts
     after = _again_after(instance, how, restarts)
     counts = after is not None and how.reason != HOST_RESTART
@@ -105,7 +118,7 @@ def ended(instance: Instance, seen: Observation, now: datetime) -> Observed:
 
 def _again_after(instance: Instance, how: Ended, restarts: int) -> float | None:
     """Seconds until it is started again unasked. What its owner wants off stays off."""
-    if instance.intent.power is Power.OFF:
+    if instance.intent.power in (Power.OFF, Power.SUSPENDED):
         return None
     if how.reason == HOST_RESTART:  # the machine did not fail, its host did
         wanted = instance.spec.autostart or instance.spec.restart.mode is not RestartMode.NEVER
@@ -119,7 +132,7 @@ def restart_after(policy: RestartPolicy, how: Ended, restarts: int) -> float | N
         return None
     if policy.attempts and restarts >= policy.attempts:
         return None
-    doubled = policy.backoff * 2.0 ** min(restarts, 32)
+    doubled = policy.backoff * (1.0 if policy.steady else 2.0 ** min(restarts, 32))
     return max(SHORTEST_BACKOFF, min(doubled, max(LONGEST_BACKOFF, policy.backoff)))
 
 
@@ -143,6 +156,9 @@ def refused(instance: Instance, seen: Observation, fault: Fault, now: datetime, 
         kept = "" if phase is not Phase.LOST else "the machine does not answer"
         run = was.run if phase in (Phase.RUNNING, Phase.PAUSED, Phase.LOST) else None
         said = replace(was, run=run, fault=was.fault if live else kept, fault_kind=was.fault_kind if live else "")
+    elif seen.saved:
+        phase = Phase.SUSPENDED
+        said = replace(was, run=None, fault="", fault_kind="")
     else:
         phase = Phase.FAILED
         said = replace(was, fault=fault.public, fault_kind=fault.kind, run=None)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
+from polyvisor.model.blueprint import blueprint_of
 from polyvisor.model.faults import Fault
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.instance import Instance, Phase
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store
-from polyvisor.reconcile.blueprint import blueprint_of
 from polyvisor.reconcile.plan import Act, Settled, Undo, Wait, plan
 from polyvisor.reconcile.runner import Crash, Runner
 
@@ -26,7 +26,7 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 5.0
 _TURNS = 40  # a change that takes more steps than that goes round in circles and is slowed down
 _WISH = "wish:"
-_AT_REST = {Phase.PREPARED, Phase.STOPPED, Phase.FAILED}
+_AT_REST = {Phase.PREPARED, Phase.STOPPED, Phase.SUSPENDED, Phase.FAILED}
 
 
 class Reconciler:
@@ -53,9 +53,13 @@ class Reconciler:
         async with self._store.read() as unit:
             instances = await unit.instances.all()
             volumes = await unit.volumes.all()
+            snapshots = await unit.snapshots.all()
         await self._host.adopt([(blueprint_of(i), i.observed.run) for i in instances])
-        await self._host.sweep(frozenset(i.id for i in instances), frozenset(str(v.id) for v in volumes))
-        await asyncio.gather(*(self._told(i.id) for i in instances if restless(i)))
+        kept = frozenset(str(v.id) for v in volumes), frozenset(str(s.id) for s in snapshots)
+        await self._host.sweep(frozenset(i.id for i in instances), *kept)
+        await asyncio.gather(
+            *(self._told(i.id) for i in instances if restless(i) or i.observed.phase is Phase.SUSPENDED)
+        )
         for job in (self._follow_wishes, self._follow_hints, self._scan):
             self._tasks.append(asyncio.create_task(self._keep(job), name=job.__name__))
         await self.following.wait()
@@ -172,19 +176,22 @@ class Reconciler:
             self.wake(id)
 
     async def _scan(self) -> None:
+        """Look at everything restless once in a period, evenly: all at once, every request would wait behind them."""
         while True:
-            await asyncio.sleep(SCAN_EVERY)
-            await self._wake_all()
+            found = await self._restless()
+            pace = SCAN_EVERY / (len(found) + 1)
+            await asyncio.sleep(pace)
+            for id in found:
+                self.wake(id)
+                await asyncio.sleep(pace)
 
     async def _wake_all(self) -> None:
-        async with self._store.read() as unit:
-            instances = await unit.instances.all()
-        self._wake_restless(instances)
+        for id in await self._restless():
+            self.wake(id)
 
-    def _wake_restless(self, instances: Sequence[Instance]) -> None:
-        for instance in instances:
-            if restless(instance):
-                self.wake(instance.id)
+    async def _restless(self) -> list[InstanceId]:
+        async with self._store.read() as unit:
+            return [i.id for i in await unit.instances.all() if restless(i)]
 
     async def close(self) -> None:
         """Stop at once; what was under way is resumed by the next start."""

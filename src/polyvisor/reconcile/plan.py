@@ -6,19 +6,27 @@ that was killed in the middle asks again and gets the step that follows from wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from polyvisor.model.faults import Fault, Unavailable, WrongState
 from polyvisor.model.host import Observation, Sight
-from polyvisor.model.instance import Instance, Observed, Phase, Power
+from polyvisor.model.instance import UNHEALTHY, Ended, Instance, Observed, Phase, Power
 from polyvisor.model.operation import Operation, Verb
 from polyvisor.reconcile import facts
 from polyvisor.reconcile.journal import began, done, given_up
 from polyvisor.reconcile.steps import StepName
 
 ASK_AGAIN = timedelta(seconds=2)  # a machine that does not answer is asked this often
-LIVE = {Verb.ATTACH: StepName.ATTACH, Verb.DETACH: StepName.DETACH, Verb.RESET: StepName.RESET}
+LIVE = {
+    Verb.ATTACH: StepName.ATTACH,
+    Verb.DETACH: StepName.DETACH,
+    Verb.RESET: StepName.RESET,
+    Verb.SNAPSHOT: StepName.SNAPSHOT,
+    Verb.REVERT: StepName.REVERT,
+}
+"""The verbs that ask for no other power: one step, and the instance is as it was but for that."""
+_AT_REST_TOO = {Verb.SNAPSHOT, Verb.REVERT}  # there is something to do without a machine as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +81,8 @@ def plan(instance: Instance, operation: Operation | None, seen: Observation, now
         return _maintain(instance, seen, now)
     if operation is not None and operation.verb is Verb.RESTART and not began(operation, StepName.LAUNCH):
         return _restart(instance, operation, seen, now)
-    match instance.intent.power:
-        case Power.ON:
-            return _up(instance, operation, seen, now)
-        case Power.OFF:
-            return _down(instance, operation, seen, now)
-        case Power.PAUSED:
-            return _pause(instance, operation, seen, now)
+    towards = {Power.ON: _up, Power.OFF: _down, Power.PAUSED: _pause, Power.SUSPENDED: _suspend}
+    return towards[instance.intent.power](instance, operation, seen, now)
 
 
 def _ran(seen: Observation) -> bool:
@@ -92,6 +95,8 @@ def _ran(seen: Observation) -> bool:
 
 def _up(instance: Instance, operation: Operation | None, seen: Observation, now: datetime) -> Next:
     if seen.sight is Sight.RUNNING:
+        if seen.bare and not instance.spec.bare:
+            return Act(StepName.CONFIGURE)
         return Settled(facts.running(instance, seen, now))
     if seen.sight is Sight.PAUSED:
         return Act(StepName.RESUME)
@@ -101,7 +106,9 @@ def _up(instance: Instance, operation: Operation | None, seen: Observation, now:
 def _not_up(instance: Instance, operation: Operation | None, seen: Observation, now: datetime) -> Next:
     if seen.sight is Sight.DEAF:
         return Wait(now + ASK_AGAIN, facts.lost(instance, seen, now))
-    if operation is not None and operation.verb in (Verb.RESUME, Verb.PAUSE):  # a start was not asked for
+    if seen.saved:  # a process that is there never came to life
+        return Act(StepName.KILL if _ran(seen) else StepName.RESTORE)
+    if operation is not None and operation.verb in (Verb.RESUME, Verb.PAUSE, Verb.SUSPEND):  # a start was not asked for
         fault = WrongState(f"the machine ended before the {operation.verb}")
         return Settled(facts.ended(instance, seen, now), fault)
     if _ran(seen):
@@ -142,9 +149,23 @@ def _down(instance: Instance, operation: Operation | None, seen: Observation, no
     if operation is not None and operation.verb is Verb.CREATE:
         if _unmade(operation, seen):
             return Act(StepName.MAKE_DISKS)
+    elif seen.saved:
+        return Act(StepName.DISCARD)
     elif operation is not None and not done(operation, StepName.UNPLUG):
         return Act(StepName.UNPLUG)
     return Settled(facts.still(instance, now))
+
+
+def _suspend(instance: Instance, operation: Operation | None, seen: Observation, now: datetime) -> Next:
+    if seen.sight in (Sight.RUNNING, Sight.PAUSED):
+        return Act(StepName.SUSPEND)
+    if not seen.saved or seen.sight is Sight.DEAF:
+        return _not_up(instance, operation, seen, now)
+    if _ran(seen):
+        return Act(StepName.KILL)
+    if operation is not None and not done(operation, StepName.UNPLUG):
+        return Act(StepName.UNPLUG)
+    return Settled(facts.suspended(instance, now))
 
 
 def _end(instance: Instance, operation: Operation | None, seen: Observation, now: datetime) -> Next:
@@ -179,6 +200,8 @@ def _pause(instance: Instance, operation: Operation | None, seen: Observation, n
 def _delete(operation: Operation | None, seen: Observation) -> Next:
     if _ran(seen):
         return Act(StepName.KILL)
+    if seen.saved:
+        return Act(StepName.DISCARD)  # or it would keep its place in the network, to be woken
     if operation is not None and not done(operation, StepName.UNPLUG):
         return Act(StepName.UNPLUG)
     if seen.prepared or (operation is not None and not done(operation, StepName.REMOVE_DISKS)):
@@ -187,11 +210,13 @@ def _delete(operation: Operation | None, seen: Observation) -> Next:
 
 
 def _live_change(instance: Instance, operation: Operation, seen: Observation, now: datetime) -> Next:
-    """A change in a running machine; one that does not run has it at its next start."""
+    """A change in a running machine; one that does not run has it at its next start, or in its files at once."""
     step = LIVE[operation.verb]
     steady = _maintain(instance, seen, now)
     if not done(operation, step):
         if seen.sight in (Sight.RUNNING, Sight.PAUSED):
+            if operation.verb is Verb.REVERT:
+                return Settled(facts.running(instance, seen, now), WrongState("the machine runs"))
             return Act(step)
         if isinstance(steady, Wait) and seen.sight is Sight.DEAF:
             return steady
@@ -199,20 +224,35 @@ def _live_change(instance: Instance, operation: Operation, seen: Observation, no
             return steady if isinstance(steady, Act) else Wait(now, steady.observed)
         if operation.verb is Verb.RESET:
             return Settled(instance.observed, WrongState("the machine ended before the reset"))
+        if operation.verb in _AT_REST_TOO:
+            return Act(step)
     return Settled(steady.observed if isinstance(steady, Wait | Settled) else instance.observed)
 
 
 # -- with nothing asked --------------------------------------------------------------------------------------------
 
 
+def _condemned(instance: Instance, seen: Observation) -> bool:
+    """Whether this very process is to end as if by itself, and not one that came after it and is not on record yet."""
+    was = instance.observed
+    this = seen.run is not None and facts.is_known(was, seen.run)
+    return this and bool(was.incarnation) and instance.intent.condemned == was.incarnation
+
+
 def _maintain(instance: Instance, seen: Observation, now: datetime) -> Act | Wait | Settled:
     was = instance.observed
+    if seen.sight is Sight.RUNNING and _condemned(instance, seen):
+        return Act(StepName.REAP, replace(was, ended=Ended(reason=UNHEALTHY)))
     if seen.sight in (Sight.RUNNING, Sight.PAUSED):
         return Settled(facts.running(instance, seen, now))
     if seen.sight is Sight.DEAF:
         return Wait(now + ASK_AGAIN, facts.lost(instance, seen, now))
+    if seen.rebooting and was.phase is Phase.RUNNING and instance.intent.power is Power.ON:
+        return Act(StepName.RELAUNCH)
     if was.phase in (Phase.RUNNING, Phase.PAUSED, Phase.LOST):
         return Settled(facts.ended(instance, seen, now))
+    if was.phase is Phase.SUSPENDED and not seen.saved:
+        return Settled(facts.forgotten(instance, seen, now))
     if _ran(seen):
         told = was.phase in (Phase.STOPPED, Phase.FAILED) and (seen.run is None or facts.is_known(was, seen.run))
         return Act(StepName.REAP) if told else Settled(facts.ended(instance, seen, now))

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from polyvisor.model.blueprint import blueprint_of, disk_of
 from polyvisor.model.event import Event
 from polyvisor.model.faults import Fault, Internal, NotFound
 from polyvisor.model.host import Sight
-from polyvisor.model.ids import InstanceId, VolumeId
-from polyvisor.model.instance import Instance, MountState, Observed, Phase, advance
+from polyvisor.model.ids import InstanceId, SnapshotId, VolumeId
+from polyvisor.model.instance import Instance, MountState, Observed, Phase, Power, advance, timed
 from polyvisor.model.operation import Operation, Outcome, Verb
+from polyvisor.model.units import Bytes
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store, Unit
-from polyvisor.reconcile import facts, journal
-from polyvisor.reconcile.blueprint import blueprint_of, disk_of
+from polyvisor.reconcile import facts, journal, snapshots
 from polyvisor.reconcile.plan import LIVE, Act, Settled
 from polyvisor.reconcile.steps import STEPS, StepName, Work
 
 log = logging.getLogger("polyvisor.reconcile")
 AT_ONCE = 8  # launches and the like that run side by side; more would only make each of them slower
-_HEAVY = {StepName.MAKE_DISKS, StepName.LAUNCH, StepName.RELAUNCH}
-_FORWARD = {StepName.REAP, StepName.UNPLUG}  # clearing away is never given up
-_NOT_TWICE = set(LIVE.values())  # safe to repeat, but a guest would notice: that they are done is written at once
+_HEAVY = {StepName.MAKE_DISKS, StepName.LAUNCH, StepName.RELAUNCH, StepName.RESTORE, StepName.SNAPSHOT}
+_FORWARD = {StepName.REAP, StepName.UNPLUG, StepName.DISCARD}  # clearing away is never given up
+# Safe to repeat, but a guest would notice: that they are done is written at once.
+_NOT_TWICE = set(LIVE.values()) - {StepName.SNAPSHOT}
 
 
 class Crash(BaseException):
@@ -67,7 +70,21 @@ class Runner:
     def work(self, instance: Instance, operation: Operation | None) -> Work:
         """What the steps of this instance act on."""
         mount = next((m for m in instance.mounts if operation and m.volume == operation.subject), None)
-        return Work(self._host, blueprint_of(instance), disk_of(mount) if mount else None)
+        disk = disk_of(mount, instance.spec) if mount else None
+        was_paused = instance.observed.phase is Phase.PAUSED
+        on = instance.intent.power is Power.ON
+        return Work(
+            self._host, blueprint_of(instance), disk, snapshots.subject(operation), None, was_paused, on,
+            instance.intent.packing,
+        )  # fmt: skip
+
+    async def _whole_work(self, instance: Instance, operation: Operation | None) -> Work:
+        """As `work`, with what only the record of the snapshot says."""
+        work = self.work(instance, operation)
+        if operation is None or work.snapshot is None:
+            return work
+        async with self._store.read() as unit:
+            return replace(work, kind=await snapshots.kind(unit, operation))
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
@@ -80,26 +97,32 @@ class Runner:
             operation = journal.begin(operation, act.step, self._clock())
         await self._write(instance, act.observed or instance.observed, operation)
         try:
-            await self._run(self.work(instance, operation), act.step)
+            result = await self._run(await self._whole_work(instance, operation), act.step)
         except Exception as error:
             fault = error if isinstance(error, Fault) else Internal(private=repr(error))
             log.warning("%s: %s: %s %s", instance.id, act.step, fault.public, fault.private, exc_info=error)
             await self._refused(instance, operation, act.step, fault)
             return
         if operation is not None:
-            await self._over(operation, act.step)
+            await self._over(operation, act.step, result)
 
-    async def _run(self, work: Work, name: StepName) -> None:
+    async def _run(self, work: Work, name: StepName) -> object:
         self.hook("before", name)
         if name in _HEAVY:
             async with self._heavy:
-                await STEPS[name].do(work)
+                result = await STEPS[name].do(work)
         else:
-            await STEPS[name].do(work)
+            result = await STEPS[name].do(work)
         self.hook("after", name)
+        return result
 
-    async def _over(self, operation: Operation, name: StepName) -> None:
-        operation = self._ahead[operation.instance] = journal.finish(operation, name)
+    async def _over(self, operation: Operation, name: StepName, result: object = None) -> None:
+        operation = journal.finish(operation, name)
+        if name is StepName.SNAPSHOT:  # what it says is written with it, or it is asked again
+            assert isinstance(result, int)
+            async with self._store.write() as unit:
+                await snapshots.made(unit, operation, Bytes(result))
+        self._ahead[operation.instance] = operation
         if name in _NOT_TWICE:
             await self._save(operation)
 
@@ -126,7 +149,7 @@ class Runner:
 
         :raise Fault: a step cannot be taken back now; all of it is tried again later, nothing is left out.
         """
-        work = self.work(instance, operation)
+        work = await self._whole_work(instance, operation)
         seen = await self._host.look(work.blueprint)
         for step in journal.to_undo(operation):
             if step.undo is None or (step.live and seen.sight in (Sight.ENDED, Sight.GONE)):
@@ -175,6 +198,7 @@ class Runner:
         advance(instance.observed.phase, observed.phase)
         if observed == instance.observed:
             return
+        observed = timed(instance.observed, observed, self._clock())
         await unit.instances.saw(instance.id, observed)
         for event in _events(instance, observed, self._clock()):
             await unit.events.append(event)
@@ -182,13 +206,16 @@ class Runner:
     async def _close(
         self, instance: Instance, observed: Observed, operation: Operation | None, fault: Fault | None
     ) -> None:
+        left: Sequence[SnapshotId] = ()
         async with self._store.write() as unit:
             await self._saw(unit, instance, observed)
             if operation is not None:
                 current = await unit.operations.current(instance.id)
                 if current is not None and current.id == operation.id:
                     await self._finish(unit, instance, operation, fault)
+                    left = await snapshots.left_behind(unit, instance, operation)
         self._ahead.pop(instance.id, None)
+        await self._remove(left)
 
     async def _finish(self, unit: Unit, instance: Instance, operation: Operation, fault: Fault | None) -> None:
         now = self._clock()
@@ -200,6 +227,9 @@ class Runner:
             )
         )  # fmt: skip
         await _claims(unit, instance, operation, fault)
+        await snapshots.closed(unit, operation, fault, now)
+        if instance.spare:
+            return
         data = {"operation": str(operation.id), "verb": str(operation.verb), "outcome": str(outcome)}
         await unit.events.append(Event("operation.finished", instance.project, instance.id, now, data))
 
@@ -208,11 +238,25 @@ class Runner:
         async with self._store.write() as unit:
             if operation is not None:
                 await self._finish(unit, instance, operation, None)
+            left = await snapshots.left_behind(unit, instance, None)
             await unit.instances.forget(instance.id)
             await unit.events.append(
                 Event("instance.deleted", instance.project, instance.id, now, {"name": instance.name})
             )
         self._ahead.pop(instance.id, None)
+        await self._remove(left)
+
+    async def _remove(self, left: Sequence[SnapshotId]) -> None:
+        """Snapshots whose operation was superseded. What cannot be removed now is `deleting` and removed later."""
+        for id in left:
+            try:
+                await self._host.remove_snapshot(id)
+            except Fault as fault:
+                log.warning("snapshot %s: %s %s; it is tried again", id, fault.public, fault.private)
+                continue
+            async with self._store.write() as unit:
+                with contextlib.suppress(NotFound):  # somebody else was quicker
+                    await unit.snapshots.forget(id)
 
 
 def _may_fail(verb: Verb, name: StepName) -> bool:
@@ -236,7 +280,9 @@ async def _claims(unit: Unit, instance: Instance, operation: Operation, fault: F
 
 def _events(instance: Instance, observed: Observed, now: datetime) -> list[Event]:
     was = instance.observed
-    found = []
+    found: list[Event] = []
+    if instance.spare:  # nobody's, so nobody's business
+        return found
     booted = observed.incarnation != was.incarnation and observed.phase in (Phase.RUNNING, Phase.PAUSED)
     if observed.phase is not was.phase or booted:
         data = {"name": instance.name}

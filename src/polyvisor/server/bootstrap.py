@@ -18,15 +18,15 @@ from cryptography.x509.oid import NameOID
 
 from polyvisor.access.credentials import hash_password, new_key
 from polyvisor.model.faults import NotFound, WrongState
-from polyvisor.model.ids import ProjectId, mint
-from polyvisor.model.principal import Project, User
+from polyvisor.model.identity import Project, User
+from polyvisor.model.ids import ProjectId, UserId, mint
 from polyvisor.ports.store import Store
 
 FILE = "bootstrap.json"
 CERTIFICATE = "tls.crt"
 PRIVATE_KEY = "tls.key"
 _ADMIN = "root"
-_PROJECT = "default"
+_PROJECT = "root"
 _DAYS = 3650
 
 
@@ -44,8 +44,9 @@ async def ensure_operator(store: Store, data: Path, clock: Callable[[], datetime
                 pass  # a new store beside an old file: begin anew
     now = clock()
     async with store.read() as unit:
-        named = [project for project in await unit.identities.projects() if project.name == _PROJECT]
-    project = named[0] if named else Project(ProjectId(mint()), _PROJECT, now)
+        roots = [project for project in await unit.identities.projects() if project.parent is None]
+        known = await unit.identities.user_named(_ADMIN)
+    project = roots[0] if roots else Project(ProjectId(mint()), _PROJECT, now)
     key, record = new_key("bootstrap", project.id, now, operator=True)
     password = secrets.token_urlsafe(18)
     facts = {
@@ -54,11 +55,13 @@ async def ensure_operator(store: Store, data: Path, clock: Callable[[], datetime
         "jwt_secret": secrets.token_urlsafe(32), "project": project.id,
     }  # fmt: skip
     write_private(file, json.dumps(facts, indent=2) + "\n")
+    hashed = hash_password(password)
     async with store.write() as unit:
-        if not named:
+        if not roots:
             await unit.identities.add_project(project)
         await unit.identities.add_key(record)
-        await unit.identities.put_user(User(_ADMIN, hash_password(password), project.id, True, now))
+        admin = User(known.id if known else UserId(mint()), _ADMIN, hashed, project.id, True, now)
+        await (unit.identities.save_user(admin) if known else unit.identities.add_user(admin))
     return facts
 
 
@@ -66,7 +69,7 @@ def _read(file: Path) -> dict[str, Any]:
     """:raise WrongState: somebody has spoilt it."""
     try:
         facts: dict[str, Any] = json.loads(file.read_text())
-        facts["project"], facts["api_key"]
+        facts["project"], facts["api_key"], facts["jwt_secret"]
     except (ValueError, KeyError, TypeError) as error:
         raise WrongState(f"{file} cannot be read: put it back, or remove it to have a new one written") from error
     return facts

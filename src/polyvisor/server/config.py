@@ -11,13 +11,22 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
+from polyvisor.host.ingress import Settings
+from polyvisor.host.paths import Place
+from polyvisor.model.compression import Packing, check_delay, parse_compression
 from polyvisor.model.faults import Invalid
-from polyvisor.model.network import Network, NetworkMode
-from polyvisor.model.units import parse_size
+from polyvisor.model.ids import check_name
+from polyvisor.model.ingress import TlsPolicy
+from polyvisor.model.network import HostNic, Network, NetworkMode
+from polyvisor.model.reclaim import DEFAULT_FLOOR, Policy
+from polyvisor.model.units import Seconds, parse_duration, parse_size
+from polyvisor.model.volume import DEFAULT_POOL
 
 _PREFIX = "POLYVISOR_"
+T = TypeVar("T")
+MOST_SPARES = 100  # for each template
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,104 @@ class ImagesConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplatesConfig:
+    """`pool`: running copies of each template that wait to be taken; each holds memory and a little of a core."""
+
+    pool: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryConfig:
+    """`compression` of saved memory, and how long after a standby it begins, where no instance says otherwise.
+
+    `reclaim_below`: guests lend memory while the host has less available than that; 0: never. `reclaim_floor`: per cent
+    of its memory that each keeps.
+    """
+
+    compression: str = "none"
+    compression_delay: str = "0s"
+    reclaim_below: str = "0"
+    reclaim_floor: int = DEFAULT_FLOOR
+
+    def reclaim(self) -> Policy:
+        """When guests lend memory, and how much. :raise Invalid:"""
+        if not 10 <= self.reclaim_floor <= 100:
+            raise Invalid("memory.reclaim_floor: must be 10 to 100 per cent", field="memory.reclaim_floor")
+        return Policy(parse_size(self.reclaim_below, "memory.reclaim_below"), self.reclaim_floor)
+
+    def packing(self) -> Packing:
+        """What is done with saved memory. :raise Invalid:"""
+        delay = parse_duration(self.compression_delay, "memory.compression_delay")
+        return Packing(
+            parse_compression(self.compression, "memory.compression"), check_delay(delay, "memory.compression_delay")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IngressConfig:
+    """`listen` is the address at which the rules' ports are. `tls_domains`: for which names certificates may be had,
+    with commas between; empty: for all, unless they come from a public authority, which `acme_email` or `acme_ca` (a
+    directory's URL) says. Without, they come from one of the proxy's own.
+    """
+
+    listen: str = "127.0.0.1"
+    tls_domains: str = ""
+    acme_email: str = ""
+    acme_ca: str = ""
+
+    def settings(self) -> Settings:
+        """What the proxy minds. :raise Invalid:"""
+        try:
+            ipaddress.ip_address(self.listen)
+        except ValueError as error:
+            raise Invalid("ingress.listen: must be an IP address", field="ingress.listen") from error
+        if self.acme_ca and not self.acme_ca.startswith("https://"):
+            raise Invalid("ingress.acme_ca: must be an https URL", field="ingress.acme_ca")
+        return Settings(self.listen, self.acme_email, self.acme_ca)
+
+    def tls(self) -> TlsPolicy:
+        """For which names. :raise Invalid: any name would be asked of a public authority."""
+        public = self.settings().public
+        domains = tuple(filter(None, (name.strip().lower() for name in self.tls_domains.split(","))))
+        if public and not domains:
+            raise Invalid("ingress.tls_domains: needed with a public authority", field="ingress.tls_domains")
+        return TlsPolicy(domains or ("*",), public)
+
+
+@dataclass(frozen=True, slots=True)
+class VelocityConfig:
+    """`authkey_lifetime`: for how long an authkey holds that is not renewed."""
+
+    authkey_lifetime: str = "1h"
+
+    def lifetime(self) -> Seconds:
+        """The same in seconds. :raise Invalid:"""
+        seconds = parse_duration(self.authkey_lifetime, "velocity.authkey_lifetime")
+        if not 1 <= seconds <= 30 * 86400:
+            raise Invalid("velocity.authkey_lifetime: must be 1s to 30 days", field="velocity.authkey_lifetime")
+        return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """A directory for volumes beside the data directory's own: it must exist. `number` is how APIs with numbers call
+    it, 1 or more and one's own.
+    """
+
+    path: str = ""
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NicConfig:
+    """A network that machines may be put into: `bridge` is a Linux bridge that the operator has made."""
+
+    bridge: str = ""
+    number: int = 0
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything."""
 
@@ -75,6 +182,41 @@ class Config:
     host: HostConfig = field(default_factory=HostConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
+    templates: TemplatesConfig = field(default_factory=TemplatesConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    velocity: VelocityConfig = field(default_factory=VelocityConfig)
+    ingress: IngressConfig = field(default_factory=IngressConfig)
+    pools: Mapping[str, PoolConfig] = field(default_factory=dict)
+    nics: Mapping[str, NicConfig] = field(default_factory=dict)
+
+    def places(self, owner: str) -> tuple[Place, ...]:
+        """The pools, each with a folder that is `owner`'s alone: others may use the same directory. :raise Invalid:"""
+        found: list[Place] = []
+        for name, pool in self.pools.items():
+            if check_name(name, "pools") == DEFAULT_POOL:
+                raise Invalid(f"pools.{name}: the data directory is called so", field=f"pools.{name}")
+            if pool.number < 1 or pool.number in {other.number for other in found}:
+                text = f"pools.{name}.number: must be 1 or more, and no other pool's"
+                raise Invalid(text, field=f"pools.{name}.number")
+            path = Path(pool.path)
+            if not path.is_absolute() or not path.is_dir():
+                text = f"pools.{name}.path: must be the absolute path of a directory that exists"
+                raise Invalid(text, field=f"pools.{name}.path")
+            found.append(Place(name, pool.number, path, path / f"polyvisor-{owner}"))
+        return tuple(found)
+
+    def host_nics(self) -> tuple[HostNic, ...]:
+        """The networks of the operator's. :raise Invalid:"""
+        found: list[HostNic] = []
+        for name, nic in self.nics.items():
+            check_name(name, "nics")
+            if nic.number < 1 or nic.number in {other.number for other in found}:
+                text = f"nics.{name}.number: must be 1 or more, and no other NIC's"
+                raise Invalid(text, field=f"nics.{name}.number")
+            if not 1 <= len(nic.bridge) <= 15 or "/" in nic.bridge:
+                raise Invalid(f"nics.{name}.bridge: must be a device's name", field=f"nics.{name}.bridge")
+            found.append(HostNic(name, nic.number, nic.bridge, nic.description))
+        return tuple(found)
 
     @property
     def data(self) -> Path:
@@ -137,7 +279,15 @@ def load(file: Path | None, flags: Mapping[str, str | None]) -> Config:
             tree.setdefault(section, {})[key] = flag
     config = _build(tree)
     config.default_network()
+    config.memory.packing()
+    config.memory.reclaim()
+    config.velocity.lifetime()
+    config.ingress.tls()
+    config.places("")
+    config.host_nics()
     parse_size(config.images.largest, "images.largest")
+    if not 0 <= config.templates.pool <= MOST_SPARES:
+        raise Invalid(f"templates.pool: must be 0 to {MOST_SPARES}", field="templates.pool")
     if config.host.hypervisor not in ("qemu", "fake"):
         raise Invalid(
             f"host.hypervisor: {config.host.hypervisor!r} is not installed (qemu, fake)", field="host.hypervisor"
@@ -147,15 +297,41 @@ def load(file: Path | None, flags: Mapping[str, str | None]) -> Config:
 
 def _build(tree: Mapping[str, Any]) -> Config:
     config = Config()
-    sections = {f.name: getattr(config, f.name) for f in fields(config) if is_dataclass(getattr(config, f.name))}
+    sections = {f.name: getattr(config, f.name) for f in fields(config)}
     for name, values in tree.items():
         if name not in sections or not isinstance(values, dict):
             raise Invalid(f"{name}: there is no such section", field=name)
-        known = get_type_hints(type(sections[name]))
-        for key, value in values.items():
-            if key not in known:
-                raise Invalid(f"{name}.{key}: there is no such setting", field=f"{name}.{key}")
-            if not isinstance(value, known[key]):
-                raise Invalid(f"{name}.{key}: must be {known[key].__name__}", field=f"{name}.{key}")
-        sections[name] = replace(sections[name], **values)
+        if is_dataclass(sections[name]):
+            sections[name] = _section(sections[name], values, name)
+        else:
+            sections[name] = _named(KINDS[name], values, name)
     return replace(config, **sections)
+
+
+KINDS: Mapping[str, type[PoolConfig | NicConfig]] = {
+    "pools": PoolConfig,
+    "nics": NicConfig,
+}  # of sections with sections of the operator's naming in them, as `[pools.main]`
+
+
+def _named(kind: type[T], values: Mapping[str, Any], name: str) -> dict[str, T]:
+    trees: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        one, _, setting = key.partition("__")  # of a variable; a file has a section
+        if setting or not isinstance(value, dict):
+            value = {setting: value}
+        trees.setdefault(one, {}).update(value)
+    return {one: _section(kind(), tree, f"{name}.{one}") for one, tree in trees.items()}
+
+
+def _section(section: T, values: Mapping[str, Any], name: str) -> T:
+    known = get_type_hints(type(section))
+    found = dict(values)
+    for key, value in values.items():
+        if key not in known:
+            raise Invalid(f"{name}.{key}: there is no such setting", field=f"{name}.{key}")
+        if known[key] is int and isinstance(value, str) and value.isdigit():  # a variable is a text
+            found[key] = int(value)
+        elif not isinstance(value, known[key]):
+            raise Invalid(f"{name}.{key}: must be {known[key].__name__}", field=f"{name}.{key}")
+    return replace(section, **found)  # type: ignore[type-var]  # a dataclass of ours

@@ -35,7 +35,8 @@ _DEBIAN_TOOLS = {
     "mcopy": "mtools",
     "grub-mkimage": "grub-common",
 }
-_BRIDGE_TOOLS = {"ip": "iproute2", "nft": "nftables", "dnsmasq": "dnsmasq-base"}
+_INGRESS_TOOLS = {"caddy": "caddy"}
+_BRIDGE_TOOLS = {"ip": "iproute2", "nft": "nftables", "dnsmasq": "dnsmasq-base", "conntrack": "conntrack"}
 _ANY_NIC = Address("02:00:00:00:00:01", "10.128.0.15", 24, "10.128.0.2", "10.128.0.3")
 
 
@@ -54,7 +55,7 @@ async def examine(config: Config) -> list[Finding]:
     bridge = config.network.mode == NetworkMode.BRIDGE
     findings = [await _accelerator(), _kvm_device(), _disk(config)]
     findings += [_tool(name, package, True) for name, package in _TOOLS.items()]
-    findings += [_tool(name, package, False) for name, package in _DEBIAN_TOOLS.items()]
+    findings += [_tool(name, package, False) for name, package in (_DEBIAN_TOOLS | _INGRESS_TOOLS).items()]
     findings += [_tool(name, package, bridge) for name, package in _BRIDGE_TOOLS.items()]
     findings += [
         await _try("tap", _tap, bridge),
@@ -116,7 +117,9 @@ async def _tap() -> str:
 
 async def _passt() -> str:
     """Joined to nothing it ends at once, so that it can be tried without a trace."""
-    (await passt.join(UserNic(()), _ANY_NIC, None)).close()
+    sock, joined = passt.join(UserNic(()), _ANY_NIC, None)
+    with sock:
+        await joined
     return f"runs; guests leave by {passt.outbound() or 'nothing: there is no default route'}"
 
 

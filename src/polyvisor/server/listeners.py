@@ -31,6 +31,9 @@ def bind(address: str, setting: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio sets no TCP_NODELAY
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for option, seconds in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6)):
+        sock.setsockopt(socket.IPPROTO_TCP, option, seconds)  # connections inherit them
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     try:
         sock.bind((host, int(port)))
     except OSError as error:
@@ -90,7 +93,9 @@ class _Server(uvicorn.Server):
 def _server(app: ASGIApp, **more: str) -> _Server:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", http=_Protocol, ws="websockets-sansio",
-        timeout_graceful_shutdown=3, timeout_keep_alive=75, ws_max_size=4 * 1024 * 1024, server_header=False, **more,  # type: ignore[arg-type]  # of many types
+        timeout_graceful_shutdown=3, timeout_keep_alive=75, ws_max_size=4 * 1024 * 1024, server_header=False,
+        ws_ping_interval=None,  # a client that takes its time is alive: TCP itself tells who is not
+        **more,  # type: ignore[arg-type]  # of many types
     )  # fmt: skip
     return _Server(config)
 

@@ -6,10 +6,9 @@ import asyncio
 import logging
 import sys
 
-from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyvisor.dialects.native import make_app
+from polyvisor.dialects import hypeman, native, velocity
 from polyvisor.server.bootstrap import ensure_certificate, tell_addresses
 from polyvisor.server.config import Config
 from polyvisor.server.listeners import bind, serve, url_of
@@ -18,9 +17,20 @@ from polyvisor.server.wiring import Parts, running
 log = logging.getLogger("polyvisor.server")
 
 
-def application(parts: Parts) -> Starlette:
-    """All dialects behind one door, told apart by path."""
-    return Starlette(routes=[Mount("/", make_app(parts.engine))])
+def application(parts: Parts) -> ASGIApp:
+    """All dialects behind one door, told apart by path; what is nobody else's is the native one's."""
+    doors = [
+        (hypeman.is_ours, hypeman.make_app(parts.engine)),
+        (velocity.is_ours, velocity.make_app(parts.engine, parts.config.velocity.lifetime())),
+    ]
+    own = native.make_app(parts.engine)
+
+    async def choose(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        app = next((app for is_ours, app in doors if is_ours(path)), own)
+        await app(scope, receive, send)
+
+    return choose
 
 
 async def serve_forever(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,15 +13,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from polyvisor.engine import Engine
-from polyvisor.engine.keeper import SYSTEM
 from polyvisor.host.boot import BootFiles
 from polyvisor.host.hypervisor.fake.driver import FakeHypervisor
 from polyvisor.host.hypervisor.fake.host import FakeBoot, FakeImages, FakeStorage
+from polyvisor.host.hypervisor.fake.proxy import FakeProxy
 from polyvisor.host.hypervisor.qemu.driver import open_qemu
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.local import LocalImages, Settings
+from polyvisor.host.ingress import CaddyProxy
 from polyvisor.host.local import LocalHost
 from polyvisor.host.network.bridge import BridgeNetwork
+from polyvisor.host.network.bridged import HostNics
 from polyvisor.host.network.user import UserNetwork
 from polyvisor.host.paths import Paths
 from polyvisor.host.run import use_proxies
@@ -28,6 +31,7 @@ from polyvisor.host.storage import FileStorage
 from polyvisor.model.faults import Busy
 from polyvisor.model.ids import HostId
 from polyvisor.model.network import NetworkMode
+from polyvisor.model.principal import SYSTEM
 from polyvisor.model.units import TIB, Bytes, parse_size
 from polyvisor.ports.host import Host
 from polyvisor.ports.network import NetworkDriver
@@ -60,13 +64,14 @@ def utc_now() -> datetime:
 
 async def make_host(config: Config, id: HostId) -> Host:
     """This machine as a host. :raise Unsupported: it cannot run guests, or not in that network mode."""
-    paths = Paths(config.data)
+    paths = Paths(config.data, config.places(id))
     paths.make()
     boot = BootFiles(paths.boot, kernel=config.host.kernel, modules=config.host.modules)
     if config.host.hypervisor == "fake":
         fake, images, storage = FakeHypervisor(paths.instances), FakeImages(paths.images), FakeStorage(paths)
         return LocalHost(
-            id, paths, fake, storage, UserNetwork(), images, FakeBoot(paths.boot), memory=_BOUNDLESS
+            id, paths, fake, storage, UserNetwork(), images, FakeBoot(paths.boot), memory=_BOUNDLESS,
+            proxy=FakeProxy(), nics=HostNics(config.host_nics(), real=False),
         )  # fmt: skip
     network: NetworkDriver = UserNetwork()
     if config.network.mode == NetworkMode.BRIDGE:
@@ -75,7 +80,11 @@ async def make_host(config: Config, id: HostId) -> Host:
     listed = frozenset(filter(None, (name.strip() for name in config.images.registries.split(","))))
     use_proxies(proxies())
     local = LocalImages(paths.images, Settings(config.images.registry, listed, bounds))
-    return LocalHost(id, paths, await open_qemu(), FileStorage(paths), network, local, boot)
+    proxy = CaddyProxy(paths.ingress, config.ingress.settings())
+    qemu = await open_qemu(paths.boot)
+    return LocalHost(
+        id, paths, qemu, FileStorage(paths), network, local, boot, proxy=proxy, nics=HostNics(config.host_nics())
+    )
 
 
 @asynccontextmanager
@@ -92,20 +101,39 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         uploads = config.data / "uploads"
         uploads.mkdir(mode=0o700, exist_ok=True)
         for left in uploads.iterdir():
-            left.unlink()
-        engine = Engine(store, host, config.default_network(), utc_now, uploads)
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        engine = Engine(
+            store,
+            host,
+            config.default_network(),
+            utc_now,
+            uploads,
+            config.templates.pool,
+            config.memory.packing(),
+            config.memory.reclaim(),
+            facts["jwt_secret"],
+            config.ingress.tls(),
+        )
         reconciler = Reconciler(store, host, utc_now)
         await reconciler.start()
-        keeper: asyncio.Task[None] | None = None
+        chores: list[asyncio.Task[None]] = []
         try:
             await engine.volumes.recover()
+            await engine.snapshots.recover()
+            await engine.templates.recover()
+            await engine.ingresses.recover()
             await engine.power.autostart(SYSTEM)
-            keeper = asyncio.create_task(engine.keeper.run(), name="keeper")
+            chores.append(asyncio.create_task(engine.keeper.run(), name="keeper"))
+            chores.append(asyncio.create_task(engine.standby.follow(), name="wake on traffic"))
             yield Parts(config, store, host, engine, reconciler, facts)
         finally:
-            if keeper is not None:
-                keeper.cancel()
-                await asyncio.gather(keeper, return_exceptions=True)
+            for chore in chores:
+                chore.cancel()
+            await asyncio.gather(*chores, return_exceptions=True)
+            await engine.health.close()
+            await engine.pushes.close()
+            await engine.forks.close()
+            await engine.audit.close()
             await reconciler.close()
             async with store.read() as unit:
                 idle = not await unit.instances.all()

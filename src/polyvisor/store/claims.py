@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, select, true, update
 
 from polyvisor.model.faults import Busy, NotFound
 from polyvisor.model.ids import InstanceId, VolumeId
-from polyvisor.model.instance import Mount, MountState
+from polyvisor.model.instance import Bus, Mount, MountState
 from polyvisor.store.tables import attachments, instances, volumes
 from polyvisor.store.work import Work
 
@@ -31,7 +31,7 @@ async def take(work: Work, id: InstanceId, mount: Mount) -> Mount:
     if await work.value(rivals):
         raise Busy("the volume is attached to another instance", subject=mount.volume)
     row: dict[str, Any] = {"instance": id, "volume": mount.volume, "path": mount.path}
-    row |= {"read_only": mount.read_only, "state": mount.state.value}
+    row |= {"read_only": mount.read_only, "state": mount.state.value, "bus": mount.bus.value}
     await work.insert(insert(attachments).values(row), mount.volume, missing=id)
     return replace(mount, name=name)
 
@@ -51,15 +51,15 @@ async def drop(work: Work, id: InstanceId, volume: VolumeId) -> None:
 async def mounts(work: Work, of: ColumnElement[bool]) -> dict[str, list[Mount]]:
     """The mounts of the instances that fit, by instance, in the order of attaching; one query."""
     query = (
-        select(_a.instance, _a.volume, volumes.c.name, _a.path, _a.read_only, _a.state)
+        select(_a.instance, _a.volume, volumes.c.name, _a.path, _a.read_only, _a.state, _a.bus, volumes.c.pool)
         .join_from(attachments, volumes, _a.volume == volumes.c.id)
         .join(instances, _a.instance == instances.c.id)
         .where(of)
         .order_by(_a.seq)
     )
     found: dict[str, list[Mount]] = {}
-    for instance, volume, name, path, read_only, state in await work.rows(query):
-        mount = Mount(VolumeId(volume), name, path, bool(read_only), MountState(state))
+    for instance, volume, name, path, read_only, state, bus, pool in await work.rows(query):
+        mount = Mount(VolumeId(volume), name, path, bool(read_only), MountState(state), bus=Bus(bus), pool=pool)
         found.setdefault(instance, []).append(mount)
     return found
 

@@ -18,8 +18,9 @@ from typing import Generic, TypeVar
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
+from polyvisor.model.compression import Packed
 from polyvisor.model.faults import Invalid
-from polyvisor.model.instance import Address, Intent, Observed
+from polyvisor.model.instance import Address, Intent, Mount, Observed
 from polyvisor.model.spec import Spec
 
 T = TypeVar("T")
@@ -59,7 +60,9 @@ class Codec(Generic[T]):
 spec = Codec(Spec, remember=8192)
 intent = Codec(Intent, remember=8192)
 observed = Codec(Observed, remember=8192)
+packed = Codec(Packed)
 address = Codec(Address, remember=8192)
+mounts: Codec[tuple[Mount, ...]] = Codec(tuple[Mount, ...])
 words: Codec[tuple[str, ...]] = Codec(tuple[str, ...])
 texts: Codec[Mapping[str, str]] = Codec(dict[str, str])
 

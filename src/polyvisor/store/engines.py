@@ -86,11 +86,15 @@ def reader(url: URL) -> AsyncEngine:
     )
 
 
-def writer(url: URL) -> AsyncEngine:
-    """An engine whose transactions hold the write lock from their beginning."""
+def writer(url: URL, *, rebuilds: bool = False) -> AsyncEngine:
+    """An engine whose transactions hold the write lock from their beginning.
+
+    `rebuilds`: it replaces tables that others refer to, which SQLite takes for a deletion of all their rows; who does
+    that has to check the references at the end.
+    """
     if url.get_backend_name() == "sqlite":
         engine = create_async_engine(url, pool_size=1, max_overflow=0, connect_args=_SQLITE)
-        _tune_sqlite(engine, "BEGIN IMMEDIATE")
+        _tune_sqlite(engine, "BEGIN IMMEDIATE", *(["PRAGMA foreign_keys = OFF"] if rebuilds else []))
         return engine
     engine = create_async_engine(
         url,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select
@@ -11,7 +11,7 @@ from polyvisor.model.event import Event
 from polyvisor.model.ids import ProjectId
 from polyvisor.store import codec
 from polyvisor.store.tables import events
-from polyvisor.store.work import Work
+from polyvisor.store.work import Work, owned
 
 _e = events.c
 
@@ -29,11 +29,9 @@ class SqlEvents:
         await self._work.change(insert(events).values(row))
         self._work.tell("events")
 
-    async def after(self, seq: int, project: ProjectId | None, limit: int) -> Sequence[Event]:
+    async def after(self, seq: int, projects: Collection[ProjectId] | None, limit: int) -> Sequence[Event]:
         """Those later than `seq`, oldest first."""
-        query = select(events).where(_e.seq > seq).order_by(_e.seq).limit(max(0, limit))
-        if project is not None:
-            query = query.where(_e.project == project)
+        query = select(events).where(_e.seq > seq, owned(_e.project, projects)).order_by(_e.seq).limit(max(0, limit))
         return [
             Event(
                 row.kind,

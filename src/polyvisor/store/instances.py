@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -10,14 +10,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, true, update
 
 from polyvisor.model.faults import NotFound
+from polyvisor.model.identity import Usage
 from polyvisor.model.ids import Digest, HostId, InstanceId, OperationId, ProjectId, VolumeId
-from polyvisor.model.instance import Address, Instance, Intent, Mount, MountState, Observed
+from polyvisor.model.instance import Address, Instance, Intent, Mount, MountState, Observed, with_overlay
 from polyvisor.model.query import Page
 from polyvisor.model.spec import Spec
-from polyvisor.ports.store import Usage
-from polyvisor.store import claims, codec, keyset
-from polyvisor.store.tables import instances, is_open, labels, operations
-from polyvisor.store.work import Work
+from polyvisor.store import claims, codec, foreigners, keyset
+from polyvisor.store.snapshots import is_listed
+from polyvisor.store.tables import instances, is_open, is_spare, labels, operations, snapshots, volumes
+from polyvisor.store.work import Work, owned
 
 _i = instances.c
 
@@ -37,6 +38,7 @@ _SELECT = select(
     _i.address,
     _open,
 )
+_CHECKED = '"health":{'  # a quotation mark inside of a text is escaped, so no other text is like it
 
 
 class SqlInstances:
@@ -80,16 +82,24 @@ class SqlInstances:
         """One instance by name."""
         return await self._one(and_(_i.project == project, _i.name == name), name)
 
+    async def numbered(self, number: int) -> Instance:
+        """By the number that it was given."""
+        return await self._one(and_(_i.number == number, _i.spare.is_(False)), str(number))
+
     async def page(
         self,
-        project: ProjectId | None,
+        projects: Collection[ProjectId] | None,
         cursor: str | None,
         limit: int,
         labels: Sequence[tuple[str, str]] = (),
+        prefix: str = "",
     ) -> Page[Instance]:
         """Oldest first, those with all of the labels."""
-        mine = true() if project is None else _i.project == project
-        query = keyset.after(_labelled(_SELECT.where(mine), labels), instances, cursor, limit)
+        mine = owned(_i.project, projects)
+        query = _labelled(_SELECT.where(mine, _i.spare.is_(False)), labels)
+        if prefix:
+            query = query.where(_i.id.startswith(prefix, autoescape=True))
+        query = keyset.after(query, instances, cursor, limit)
         rows = await self._work.rows(query)
         shown = rows[: max(1, limit)]
         if not shown:
@@ -107,6 +117,26 @@ class SqlInstances:
         rows = await self._work.rows(_SELECT.order_by(_i.created, _i.id))
         mounts = await claims.mounts(self._work, true())
         return [_decode(row, mounts) for row in rows]
+
+    async def spares(self) -> Sequence[Instance]:
+        """Those that nobody has asked for yet, oldest first."""
+        return [_decode(row, {}) for row in await self._work.rows(_SELECT.where(is_spare).order_by(_i.created, _i.id))]
+
+    async def checked(self) -> Sequence[Instance]:
+        """Those with a health check, oldest first; the database finds them, in the text that `codec` writes."""
+        rows = await self._work.rows(
+            _SELECT.where(_i.spec.contains(_CHECKED, autoescape=True)).order_by(_i.created, _i.id)
+        )
+        return [_decode(row, {}) for row in rows]
+
+    async def claim(self, instance: Instance) -> None:
+        """A spare becomes this instance."""
+        row: dict[str, Any] = {"project": instance.project, "name": instance.name}
+        row |= {"created": codec.micros(instance.created), **_of_spec(instance.spec), **_of_intent(instance.intent)}
+        query = update(instances).where(_i.id == instance.id, is_spare).values(**row)
+        await self._work.revise(query, instance.id, "spare instance")
+        await self._label(instance.id, instance.spec)
+        self._work.tell(f"wish:{instance.id}", f"fact:{instance.id}")
 
     async def want(self, id: InstanceId, intent: Intent) -> None:
         """Write the intent."""
@@ -128,18 +158,25 @@ class SqlInstances:
     async def forget(self, id: InstanceId) -> None:
         """Delete the record; its mounts and labels go with it."""
         await self._work.revise(delete(instances).where(_i.id == id), id, "instance")
+        await foreigners.forget(self._work, id)
         self._work.tell(f"fact:{id}")
 
     async def addresses(self) -> Sequence[str]:
         """Every address given out."""
         return [row.ip for row in await self._work.rows(select(_i.ip).where(_i.ip.is_not(None)))]
 
-    async def usage(self, project: ProjectId | None) -> Usage:
-        """Sums over instances that are not deleted."""
+    async def usage(self, projects: Collection[ProjectId] | None) -> Usage:
+        """Sums over instances that are not deleted, volumes and snapshots; all projects have the spares too."""
         sums = (func.coalesce(func.sum(c), 0) for c in (_i.vcpus, _i.memory, _i.disk))
         query = select(func.count(), *sums).where(_i.deleted.is_(False))
-        row = await self._work.row(query if project is None else query.where(_i.project == project))
-        return Usage(*(int(value) for value in row or (0, 0, 0, 0)))  # PostgreSQL sums to a Decimal
+        if projects is not None:
+            query = query.where(owned(_i.project, projects), _i.spare.is_(False))
+        row = await self._work.row(query)
+        count, vcpus, memory, disk = (int(value) for value in row)  # PostgreSQL sums to a Decimal
+        sizes = select(func.coalesce(func.sum(volumes.c.size), 0)).where(owned(volumes.c.project, projects))
+        held = select(func.count()).select_from(snapshots).where(owned(snapshots.c.project, projects), is_listed)
+        disk += int(await self._work.value(sizes))
+        return Usage(count, vcpus, memory, disk, int(await self._work.value(held)))
 
     async def mount(self, id: InstanceId, mount: Mount) -> None:
         """Claim a volume."""
@@ -178,7 +215,9 @@ class SqlInstances:
 
 def _of_spec(spec: Spec) -> dict[str, Any]:
     text = codec.spec.encode(spec)
-    return {"spec": text, "image": spec.image, "vcpus": spec.vcpus, "memory": spec.memory, "disk": spec.disk}
+    return {"spec": text, "image": spec.image, "vcpus": spec.vcpus, "memory": spec.memory, "disk": spec.disk} | {
+        "spare": spec.bare and bool(spec.origin)
+    }
 
 
 def _of_intent(intent: Intent) -> dict[str, Any]:
@@ -197,18 +236,19 @@ def _labelled(query: Select[Any], wanted: Sequence[tuple[str, str]]) -> Select[A
 
 
 def _decode(row: Any, mounts: Mapping[str, list[Mount]]) -> Instance:
-    id, number, project, name, spec, intent, observed, host, created, address, operation = row
+    id, number, project, name, text, intent, observed, host, created, address, operation = row
+    spec = codec.spec.decode(text)
     return Instance(
         id=InstanceId(id),
         number=number,
         project=ProjectId(project),
         name=name,
-        spec=codec.spec.decode(spec),
+        spec=spec,
         intent=codec.intent.decode(intent),
         observed=codec.observed.decode(observed),
         host=HostId(host),
         created=codec.moment(created),
         address=codec.address.decode(address) if address is not None else None,
-        mounts=tuple(mounts.get(id, ())),
+        mounts=tuple(with_overlay(mount, spec) for mount in mounts.get(id, ())),
         operation=OperationId(operation) if operation is not None else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from polyvisor.model.ids import InstanceId, OperationId, ProjectId
 from polyvisor.model.operation import Operation, Outcome, Verb
 from polyvisor.store import codec
 from polyvisor.store.tables import instances, is_open, operations
-from polyvisor.store.work import Work
+from polyvisor.store.work import Work, owned
 
 _o = operations.c
 
@@ -58,6 +58,11 @@ class SqlOperations:
         row = await self._work.row(query)
         return None if row is None else _decode(row)
 
+    async def about(self, subject: str) -> Sequence[Operation]:
+        """The open ones about a volume or snapshot."""
+        rows = await self._work.rows(select(operations).where(is_open, _o.subject == subject))
+        return [_decode(row) for row in rows]
+
     async def save(self, operation: Operation) -> None:
         """Write the journal and progress and, while it is open, outcome and fault.
 
@@ -70,11 +75,12 @@ class SqlOperations:
             await self._work.change(mine.where(is_open).values(**_outcome(operation)))
         self._work.tell(f"fact:{operation.instance}")
 
-    async def page(self, project: ProjectId | None, instance: InstanceId | None, limit: int) -> Sequence[Operation]:
+    async def page(
+        self, projects: Collection[ProjectId] | None, instance: InstanceId | None, limit: int
+    ) -> Sequence[Operation]:
         """The latest ones, newest first."""
-        query = select(operations).order_by(_o.created.desc(), _o.id.desc()).limit(max(0, limit))
-        if project is not None:
-            query = query.where(_o.project == project)
+        query = select(operations).where(owned(_o.project, projects))
+        query = query.order_by(_o.created.desc(), _o.id.desc()).limit(max(0, limit))
         if instance is not None:
             query = query.where(_o.instance == instance)
         return [_decode(row) for row in await self._work.rows(query)]

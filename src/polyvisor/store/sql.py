@@ -21,15 +21,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from polyvisor.model.ids import HostId, InstanceId, mint
 from polyvisor.ports import store as port
 from polyvisor.store import engines, migrations
+from polyvisor.store.audit import SqlAudit
 from polyvisor.store.bulletin import Bulletin
 from polyvisor.store.events import SqlEvents
+from polyvisor.store.foreigners import SqlForeigners
 from polyvisor.store.identities import SqlIdentities
 from polyvisor.store.images import SqlImageNames
+from polyvisor.store.ingresses import SqlIngresses
 from polyvisor.store.instances import SqlInstances
 from polyvisor.store.operations import SqlOperations
 from polyvisor.store.patience import to_the_end
+from polyvisor.store.pools import SqlPools
 from polyvisor.store.receipts import SqlReceipts
 from polyvisor.store.refusals import in_our_words
+from polyvisor.store.schedules import SqlSchedules
+from polyvisor.store.snapshots import SqlSnapshots
 from polyvisor.store.tables import meta
 from polyvisor.store.volumes import SqlVolumes
 from polyvisor.store.work import Work
@@ -43,10 +49,16 @@ class SqlUnit:
         self.instances: port.Instances = SqlInstances(work)
         self.operations: port.Operations = SqlOperations(work)
         self.volumes: port.Volumes = SqlVolumes(work)
+        self.snapshots: port.Snapshots = SqlSnapshots(work)
+        self.schedules: port.Schedules = SqlSchedules(work)
+        self.ingresses: port.Ingresses = SqlIngresses(work)
         self.images: port.ImageNames = SqlImageNames(work)
         self.events: port.Events = SqlEvents(work)
         self.identities: port.Identities = SqlIdentities(work)
         self.receipts: port.Receipts = SqlReceipts(work)
+        self.foreigners: port.Foreigners = SqlForeigners(work)
+        self.audit: port.AuditLog = SqlAudit(work)
+        self.pools: port.Pools = SqlPools(work)
 
     def wake(self, id: InstanceId) -> None:
         """Publish the wish of an instance whose intent is what it was."""

@@ -23,7 +23,9 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     literal_column,
+    true,
 )
 
 metadata = MetaData(
@@ -35,6 +37,7 @@ Serial = BigInteger().with_variant(Integer(), "sqlite")
 
 meta = Table("meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 
+# A tree: `parent` NULL is its root. Numbers are given out by `meta`, and never twice.
 projects = Table(
     "projects",
     metadata,
@@ -45,17 +48,36 @@ projects = Table(
     Column("max_vcpus", BigInteger, nullable=False),
     Column("max_memory", BigInteger, nullable=False),
     Column("max_disk", BigInteger, nullable=False),
-    UniqueConstraint("name", name="uq_projects_name"),
+    Column("max_snapshots", BigInteger, nullable=False),
+    Column("parent", Text, ForeignKey("projects.id")),
+    Column("number", BigInteger, nullable=False),
+    UniqueConstraint("parent", "name", name="uq_projects_name"),
+    UniqueConstraint("number", name="uq_projects_number"),
 )
 
 users = Table(
     "users",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
     Column("password", Text, nullable=False),
     Column("project", Text, ForeignKey("projects.id"), nullable=False),
     Column("operator", Boolean, nullable=False),
     Column("created", BigInteger, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    UniqueConstraint("name", name="uq_users_name"),
+    UniqueConstraint("number", name="uq_users_number"),
+    Index("ix_users_project", "project"),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("user", Text, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("project", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("action", Text, nullable=False),
+    PrimaryKeyConstraint("user", "project", "action"),
+    Index("ix_grants_project", "project"),
 )
 
 api_keys = Table(
@@ -63,13 +85,61 @@ api_keys = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False),
-    Column("project", Text, ForeignKey("projects.id"), nullable=False),
+    Column("project", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
     Column("prefix", Text, nullable=False),
     Column("digest", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("operator", Boolean, nullable=False),
     Column("expires", BigInteger),
+    Column("user", Text, ForeignKey("users.id", ondelete="CASCADE")),
+    Column("scopes", Text),
+    Column("used", BigInteger),
     UniqueConstraint("digest", name="uq_api_keys_digest"),
+    Index("ix_api_keys_user", "user"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("user", Text, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    UniqueConstraint("digest", name="uq_sessions_digest"),
+    Index("ix_sessions_user", "user"),
+    Index("ix_sessions_expires", "expires"),
+)
+
+# A quota of 0 is none.
+pool_rights = Table(
+    "pool_rights",
+    metadata,
+    Column("project", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("pool", Text, nullable=False),
+    Column("quota", BigInteger, nullable=False),
+    Column("writes", Boolean, nullable=False),
+    Column("manages", Boolean, nullable=False),
+    PrimaryKeyConstraint("project", "pool"),
+)
+
+# Rows are only ever added. What they tell of may be gone, so they refer to nothing.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("ix_audit_at", "at"),
+    Index("ix_audit_subject", "subject", "seq"),
+    Index("ix_audit_who", "who", "seq"),
+    sqlite_autoincrement=True,
 )
 
 # `number` is the key because only so does SQLite promise (AUTOINCREMENT) never to give a number twice.
@@ -94,6 +164,7 @@ instances = Table(
     Column("vcpus", BigInteger, nullable=False),
     Column("memory", BigInteger, nullable=False),
     Column("disk", BigInteger, nullable=False),
+    Column("spare", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("id", name="uq_instances_id"),
     UniqueConstraint("ip", name="uq_instances_ip"),
     UniqueConstraint("project", "name", name="uq_instances_name"),
@@ -102,6 +173,10 @@ instances = Table(
     Index("ix_instances_image", "image"),
     sqlite_autoincrement=True,
 )
+
+# Asked for every second, and there are few or none. Spelt `IS` so that both databases see the index's own condition.
+is_spare = instances.c.spare.is_(true())
+Index("ix_instances_spare", instances.c.created, instances.c.id, sqlite_where=is_spare, postgresql_where=is_spare)
 
 # A label is found by a hash of key and value: PostgreSQL cannot index a text of more than some 2,700 bytes.
 labels = Table(
@@ -123,6 +198,9 @@ volumes = Table(
     Column("state", Text, nullable=False),
     Column("host", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False, server_default="data"),
+    Column("read_only", Boolean, nullable=False, server_default=false()),
+    Column("pool", Text, nullable=False, server_default=""),
     UniqueConstraint("project", "name", name="uq_volumes_name"),
     Index("ix_volumes_created", "created", "id"),
     Index("ix_volumes_project_created", "project", "created", "id"),
@@ -138,6 +216,7 @@ attachments = Table(
     Column("path", Text, nullable=False),
     Column("read_only", Boolean, nullable=False),
     Column("state", Text, nullable=False),
+    Column("bus", Text, nullable=False, server_default="virtio"),
     UniqueConstraint("instance", "volume", name="uq_attachments_volume"),
     Index("ix_attachments_volume", "volume"),
     sqlite_autoincrement=True,
@@ -174,6 +253,85 @@ Index(
     unique=True,
     sqlite_where=is_open,
     postgresql_where=is_open,
+)
+
+# `source` is no foreign key: a snapshot outlives the instance it was taken of.
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, ForeignKey("projects.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("source_name", Text, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("image", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("scheduled", Boolean, nullable=False),
+    Column("transient", Boolean, nullable=False),
+    Column("template", Text, nullable=False),
+    Column("mounts", Text, nullable=False, server_default="[]"),
+    Column("compression", Text, nullable=False, server_default=""),
+    Column("packing", Boolean, nullable=False, server_default=false()),
+    Column("packed", Text, nullable=False, server_default=""),
+    UniqueConstraint("project", "name", name="uq_snapshots_name"),
+    Index("ix_snapshots_created", "created", "id"),
+    Index("ix_snapshots_project_created", "project", "created", "id"),
+    Index("ix_snapshots_source_created", "source", "created", "id"),
+    Index("ix_snapshots_image", "image"),
+)
+
+# Asked for every second as well: those whose memory is being compressed.
+is_packing = snapshots.c.packing.is_(true())
+Index("ix_snapshots_packing", snapshots.c.created, snapshots.c.id, sqlite_where=is_packing, postgresql_where=is_packing)
+
+# `waits`: the last run's operation is not known to be over.
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("instance", Text, ForeignKey("instances.id", ondelete="CASCADE"), primary_key=True),
+    Column("next_run", BigInteger, nullable=False),
+    Column("waits", Boolean, nullable=False),
+    Column("record", Text, nullable=False),
+    Index("ix_schedules_next_run", "next_run"),
+)
+
+ingresses = Table(
+    "ingresses",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, ForeignKey("projects.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    UniqueConstraint("project", "name", name="uq_ingresses_name"),
+    Index("ix_ingresses_created", "created", "id"),
+    Index("ix_ingresses_project_created", "project", "created", "id"),
+)
+
+# `pinned`: an ingress outlives the instances that it leads to; of a later one of the same name it knows by name.
+ingress_rules = Table(
+    "ingress_rules",
+    metadata,
+    Column("ingress", Text, ForeignKey("ingresses.id", ondelete="CASCADE"), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("port", BigInteger, nullable=False),
+    Column("site", Text, nullable=False),
+    Column("hostname", Text, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("pinned", Text, ForeignKey("instances.id", ondelete="SET NULL")),
+    Column("target_port", BigInteger, nullable=False),
+    Column("tls", Boolean, nullable=False),
+    Column("redirect", Boolean, nullable=False),
+    Column("guard_header", Text),
+    Column("guard_value", Text),
+    PrimaryKeyConstraint("ingress", "number"),
+    UniqueConstraint("port", "site", name="uq_ingress_rules_site"),
+    Index("ix_ingress_rules_pinned", "pinned"),
 )
 
 images = Table(
@@ -229,4 +387,26 @@ receipts = Table(
     Column("at", BigInteger, nullable=False),
     PrimaryKeyConstraint("project", "key"),
     Index("ix_receipts_at", "at"),
+)
+
+# No foreign keys: `subject` is a thing of any kind, and what forgets that forgets these.
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("project", Text, nullable=False),
+    Column("dialect", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    UniqueConstraint("project", "dialect", "kind", "alias", name="uq_aliases_alias"),
+    Index("ix_aliases_subject", "subject"),
+)
+
+remainders = Table(
+    "remainders",
+    metadata,
+    Column("subject", Text, nullable=False),
+    Column("dialect", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    PrimaryKeyConstraint("subject", "dialect"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, insert, select, true, update
@@ -12,9 +12,9 @@ from polyvisor.model.ids import HostId, InstanceId, ProjectId, VolumeId
 from polyvisor.model.query import Page
 from polyvisor.model.units import Bytes
 from polyvisor.model.volume import Volume, VolumeState
-from polyvisor.store import claims, codec, keyset
+from polyvisor.store import claims, codec, foreigners, keyset
 from polyvisor.store.tables import volumes
-from polyvisor.store.work import Work
+from polyvisor.store.work import Work, owned
 
 _v = volumes.c
 
@@ -34,6 +34,7 @@ class SqlVolumes:
             "size": volume.size,
         }
         row |= {"state": volume.state.value, "host": volume.host, "created": codec.micros(volume.created)}
+        row |= {"kind": volume.kind, "read_only": volume.read_only, "pool": volume.pool}
         await self._work.insert(insert(volumes).values(row), volume.id, missing=volume.project)
 
     async def get(self, id: VolumeId) -> Volume:
@@ -44,9 +45,9 @@ class SqlVolumes:
         """One volume by name."""
         return await self._one(and_(_v.project == project, _v.name == name), name)
 
-    async def page(self, project: ProjectId | None, cursor: str | None, limit: int) -> Page[Volume]:
+    async def page(self, projects: Collection[ProjectId] | None, cursor: str | None, limit: int) -> Page[Volume]:
         """Oldest first."""
-        mine = true() if project is None else _v.project == project
+        mine = owned(_v.project, projects)
         rows = await self._work.rows(keyset.after(select(volumes).where(mine), volumes, cursor, limit))
         shown = rows[: max(1, limit)]
         if not shown:
@@ -75,6 +76,7 @@ class SqlVolumes:
         if await claims.holders(self._work, _v.id == id):
             raise Busy("the volume is attached", subject=id)
         await self._work.revise(delete(volumes).where(_v.id == id), id, "volume")
+        await foreigners.forget(self._work, id)
 
     async def _one(self, which: ColumnElement[bool], subject: str) -> Volume:
         row = await self._work.row(select(volumes).where(which))
@@ -93,4 +95,7 @@ def _decode(row: Any, holders: Mapping[str, list[InstanceId]]) -> Volume:
         host=HostId(row.host),
         created=codec.moment(row.created),
         attached=tuple(holders.get(row.id, ())),
+        kind=row.kind,
+        read_only=bool(row.read_only),
+        pool=row.pool,
     )

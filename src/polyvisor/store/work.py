@@ -9,14 +9,15 @@ the one statement by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import CursorResult, Executable
+from sqlalchemy import ColumnElement, CursorResult, Executable, true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polyvisor.model.faults import Fault, NotFound
+from polyvisor.model.ids import ProjectId
 from polyvisor.store.patience import to_the_end
 from polyvisor.store.refusals import fault_of, refused
 
@@ -98,3 +99,8 @@ class Work:
             if isinstance(exc, IntegrityError):
                 raise
             raise fault from exc
+
+
+def owned(column: Any, projects: Collection[ProjectId] | None) -> ColumnElement[bool]:
+    """What belongs to one of these projects; None: to anybody."""
+    return true() if projects is None else column.in_(list(projects))

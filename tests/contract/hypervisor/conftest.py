@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +12,19 @@ import pytest
 
 from polyvisor.host.boot import BootFiles, guest_config
 from polyvisor.host.hypervisor.fake.driver import FakeHypervisor
+from polyvisor.host.hypervisor.fake.host import FakeStorage
 from polyvisor.host.hypervisor.qemu.argv import Facts
 from polyvisor.host.hypervisor.qemu.driver import Qemu, open_qemu
+from polyvisor.host.hypervisor.qemu.live import QemuVm
 from polyvisor.host.images.local import LocalImages
 from polyvisor.host.paths import CONFIG, Paths
 from polyvisor.host.storage import FileStorage
 from polyvisor.model.host import Blueprint
-from polyvisor.model.ids import Digest, InstanceId, ProjectId, mint
+from polyvisor.model.ids import Digest, InstanceId, ProjectId, machine_uuid, mint
 from polyvisor.model.spec import Firmware, Shape, Spec
 from polyvisor.model.units import MIB, Bytes
 from polyvisor.ports.hypervisor import DiskFile, Hypervisor, LiveVm, Machine
+from polyvisor.ports.storage import Storage
 
 
 @dataclass
@@ -31,6 +36,19 @@ class Bench:
     machine: Callable[[], Awaitable[Machine]]
     disk: Callable[[], DiskFile]
     power_off: Callable[[LiveVm], Awaitable[None]]
+    overlay: Callable[[Machine], Awaitable[DiskFile]]  # a new one above the machine's own disk
+    written: Callable[[LiveVm], Awaitable[int]]  # the generation of the one that it writes to
+
+
+async def overlay_of(storage: Storage, machine: Machine, image: Path) -> DiskFile:
+    """What a machine is switched to by a snapshot."""
+    seen: list[DiskFile] = []
+
+    async def switch(disk: DiskFile, *, ahead: bool = False) -> None:
+        seen.append(disk)
+
+    await storage.snapshot(machine.blueprint, image, mint(), switch)
+    return seen[-1]
 
 
 def a_blueprint() -> Blueprint:
@@ -46,13 +64,15 @@ async def fake(tmp: Path, shared: Path) -> Bench:
     """The fake one."""
     paths = Paths(tmp / "data")
     paths.make()
+    ids: dict[str, InstanceId] = {}
 
     async def another() -> Hypervisor:
         return FakeHypervisor(paths.instances)
 
     async def machine() -> Machine:
         blueprint = a_blueprint()
-        paths.instance(blueprint.id).mkdir()
+        await FakeStorage(paths).make(blueprint, tmp)
+        ids[machine_uuid(blueprint.id)] = blueprint.id
         return Machine(blueprint, paths.instance(blueprint.id), (), None)
 
     def disk() -> DiskFile:
@@ -63,7 +83,14 @@ async def fake(tmp: Path, shared: Path) -> Bench:
     async def power_off(vm: LiveVm) -> None:
         await vm.press()
 
-    return Bench(await another(), another, machine, disk, power_off)
+    async def overlay(machine: Machine) -> DiskFile:
+        return await overlay_of(FakeStorage(paths), machine, tmp)
+
+    async def written(vm: LiveVm) -> int:
+        facts = json.loads((paths.instances / ids[vm.record.uuid] / "fake.json").read_text())
+        return int(facts["written"].get("pvdisk", 0))
+
+    return Bench(await another(), another, machine, disk, power_off, overlay, written)
 
 
 async def qemu(tmp: Path, shared: Path) -> Bench:
@@ -97,16 +124,24 @@ async def qemu(tmp: Path, shared: Path) -> Bench:
     async def power_off(vm: LiveVm) -> None:
         await (await vm.guest()).shutdown()
 
-    return Bench(await another(), another, machine, disk, power_off)
+    async def overlay(machine: Machine) -> DiskFile:
+        return await overlay_of(FileStorage(paths), machine, root)
+
+    async def written(vm: LiveVm) -> int:
+        assert isinstance(vm, QemuVm)
+        return await vm.written("pvdata")
+
+    return Bench(await another(), another, machine, disk, power_off, overlay, written)
 
 
 _known: list[Facts] = []
+_folder = tempfile.TemporaryDirectory(prefix="polyvisor-driver-")
 
 
 async def known_facts() -> Facts:
     """Found once: the probe of an accelerator that does not work takes its time."""
     if not _known:
-        _known.append((await open_qemu()).facts)
+        _known.append((await open_qemu(Path(_folder.name))).facts)
     return _known[0]
 
 

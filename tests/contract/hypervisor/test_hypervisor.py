@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from contract.hypervisor.conftest import Bench
-from polyvisor.host.paths import CONSOLE
-from polyvisor.model.faults import Unavailable
-from polyvisor.model.guest import Exec, Exit, Output
+from polyvisor.host.boot import guest_config
+from polyvisor.host.guest.journal import follow_journal
+from polyvisor.host.paths import CONSOLE, JOURNAL
+from polyvisor.model.faults import Busy, Invalid, Unavailable
+from polyvisor.model.guest import Exec, Exit, Identity, Output
 from polyvisor.model.host import Sight
 from polyvisor.model.ids import machine_uuid
 from polyvisor.model.instance import same_process
+from polyvisor.model.units import MIB
 from polyvisor.ports.guest import Guest
 from polyvisor.ports.hypervisor import Gone, Hypervisor, LiveVm, Machine
 
@@ -56,6 +60,14 @@ def test_it_is_a_hypervisor(bench: Bench) -> None:
     assert kept.name
     assert kept.version
     assert kept.accelerator
+
+
+async def test_every_driver_of_a_host_gives_guests_the_same_machine(bench: Bench, machine: Machine) -> None:
+    spec, other = machine.blueprint.spec, await bench.another()
+    assert bench.driver.machine(spec)
+    assert other.machine(spec) == bench.driver.machine(spec)
+    assert bench.driver.cpu.model
+    assert other.cpu == bench.driver.cpu
 
 
 async def test_a_launched_machine_runs_and_its_record_proves_it(bench: Bench, machine: Machine, vm: LiveVm) -> None:
@@ -164,6 +176,38 @@ async def test_a_disk_is_attached_and_detached_and_both_may_be_repeated(bench: B
     assert await vm.status() is Sight.RUNNING
 
 
+@pytest.mark.parametrize("state", [Sight.RUNNING, Sight.PAUSED, Sight.ENDED])
+async def test_a_machine_is_switched_to_another_overlay_as_it_is(
+    state: Sight, bench: Bench, machine: Machine, vm: LiveVm
+) -> None:
+    await ready(vm)
+    if state is Sight.PAUSED:
+        await vm.pause()
+    if state is Sight.ENDED:
+        await bench.power_off(vm)
+        await ends(vm)
+    assert await bench.written(vm) == 0
+    for generation in (1, 2):
+        disk = await bench.overlay(machine)
+        assert disk.generation == generation
+        await vm.switch(disk, ahead=True)
+        assert await bench.written(vm) == generation - 1
+        for _ in range(2):
+            await vm.switch(disk)
+            assert await bench.written(vm) == generation
+    assert await vm.status() is state
+    await vm.close()
+    adopted = await (await bench.another()).adopt(machine, vm.record)
+    await adopted.switch(disk)
+    assert await bench.written(adopted) == 2
+    await adopted.switch(await bench.overlay(machine))
+    assert await bench.written(adopted) == 3
+    await adopted.kill()
+    with pytest.raises(Unavailable):
+        await adopted.switch(disk)
+    await adopted.close()
+
+
 async def test_the_console_is_kept_in_a_file_over_runs(bench: Bench, machine: Machine, vm: LiveVm) -> None:
     await ready(vm)
     file = machine.directory / CONSOLE
@@ -180,6 +224,44 @@ async def test_the_console_is_kept_in_a_file_over_runs(bench: Bench, machine: Ma
     finally:
         await again.kill()
         await again.close()
+
+
+async def test_a_guest_is_told_what_time_it_is_and_who_it_is(vm: LiveVm) -> None:
+    guest = await ready(vm)
+    await guest.set_clock()
+    await guest.set_clock(1_000_000_000)
+    await guest.take_identity(Identity("other", "ab" * 16, seed=bytes(range(32))))
+    assert await said(guest, "hostname") == (b"other\n", b"", Exit(code=0))
+    assert (await said(guest, "cat", "/etc/machine-id"))[0] == b"ab" * 16 + b"\n"
+    with pytest.raises(Invalid) as caught:
+        await guest.take_identity(Identity("third", "short"))
+    assert caught.value.field == "machine_id"
+    await guest.take_identity(Identity())
+    assert (await said(guest, "hostname"))[0] == b"other\n"
+
+
+async def test_a_guest_is_told_once_what_it_is_for(vm: LiveVm, machine: Machine) -> None:
+    guest = await ready(vm)
+    spec = replace(machine.blueprint.spec, env=(("A", "B"),), argv=("sh", "-c", "echo told; exit 3"))
+    config = guest_config(replace(machine.blueprint, spec=spec))
+    with pytest.raises(Invalid) as caught:
+        await guest.configure(config + b"env\0none\0")
+    assert caught.value.field == "env" and b"A=B\n" not in (await said(guest, "env"))[0]
+    await guest.configure(guest_config(replace(machine.blueprint, spec=replace(spec, argv=()))))
+    assert b"A=B\n" in (await said(guest, "env"))[0]
+    with pytest.raises(Busy):
+        await guest.configure(config)
+
+
+async def test_what_a_guest_is_for_is_its_workload(vm: LiveVm, machine: Machine) -> None:
+    guest = await ready(vm)
+    spec = replace(machine.blueprint.spec, argv=("sh", "-c", "echo told; exit 3"))
+    await guest.configure(guest_config(replace(machine.blueprint, spec=spec)))
+    await ends(vm)
+    records = [record async for record in follow_journal(machine.directory / JOURNAL, lambda: False)]
+    assert [(record.stream, record.data, record.code) for record in records] == [
+        ("start", b"", None), ("stdout", b"told\n", None), ("exit", b"", 3),
+    ]  # fmt: skip
 
 
 async def test_a_command_in_the_guest_has_streams_and_an_end(vm: LiveVm) -> None:
@@ -202,3 +284,14 @@ async def test_a_command_ends_at_its_limit_or_by_a_signal(vm: LiveVm) -> None:
         assert (await killed.read()) == Exit(signal=9)
     for process in (slow, killed):
         await process.close()
+
+
+async def test_a_guest_gives_memory_up_and_takes_it_back(vm: LiveVm, machine: Machine) -> None:
+    await ready(vm)
+    whole = machine.blueprint.spec.memory
+    assert await vm.memory() == whole
+    for wanted in (whole - 24 * MIB, whole - 8 * MIB, whole):
+        async with asyncio.timeout(LIMIT):
+            await vm.balloon(wanted)
+            while await vm.memory() != wanted:
+                await asyncio.sleep(0.05)

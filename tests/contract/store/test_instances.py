@@ -24,10 +24,10 @@ from contract.store.things import (
     put,
 )
 from polyvisor.model.faults import Exists, Invalid, NotFound
+from polyvisor.model.identity import Usage
 from polyvisor.model.ids import Digest, ProjectId
 from polyvisor.model.instance import Instance, Intent, Observed, Phase, Power, RunRecord
 from polyvisor.model.operation import Outcome
-from polyvisor.ports.store import Usage
 from polyvisor.store import SqlStore
 
 
@@ -138,9 +138,9 @@ async def test_usage_counts_what_is_not_deleted(store: SqlStore) -> None:
         await unit.instances.want(gone.id, Intent(deleted=True))
     spec = gone.spec
     async with store.read() as unit:
-        assert await unit.instances.usage(P) == Usage(2, 4, 2 * spec.memory, 2 * spec.disk)
-        assert await unit.instances.usage(None) == Usage(3, 6, 3 * spec.memory, 3 * spec.disk)
-        assert await unit.instances.usage(ProjectId("nobody")) == Usage(0, 0, 0, 0)
+        assert await unit.instances.usage([P]) == Usage(2, 4, 2 * spec.memory, 2 * spec.disk, 0)
+        assert await unit.instances.usage(None) == Usage(3, 6, 3 * spec.memory, 3 * spec.disk, 0)
+        assert await unit.instances.usage([ProjectId("nobody")]) == Usage(0, 0, 0, 0, 0)
 
 
 async def test_using_lists_the_instances_of_an_image(store: SqlStore) -> None:
@@ -161,7 +161,7 @@ async def test_the_open_operation_comes_with_its_instance(store: SqlStore) -> No
         await unit.operations.open(operation)
     async with store.read() as unit:
         assert (await unit.instances.get(one.id)).operation == operation.id
-        page = await unit.instances.page(P, None, 10)
+        page = await unit.instances.page([P], None, 10)
         assert [i.operation for i in page.items] == [operation.id, None]
     async with store.write() as unit:
         await unit.operations.save(replace(operation, outcome=Outcome.DONE, finished=NOW))
@@ -173,7 +173,7 @@ async def pages(store: SqlStore, limit: int, *labels: tuple[str, str]) -> list[l
     found, cursor = [], None
     while True:
         async with store.read() as unit:
-            page = await unit.instances.page(P, cursor, limit, labels)
+            page = await unit.instances.page([P], cursor, limit, labels)
         found.append(list(page.items))
         cursor = page.next
         if cursor is None:
@@ -197,12 +197,12 @@ async def test_a_page_is_stable_while_others_come_and_go(store: SqlStore) -> Non
     some = [an_instance(after=n) for n in range(6)]
     await put(store, *some)
     async with store.read() as unit:
-        first = await unit.instances.page(P, None, 3)
+        first = await unit.instances.page([P], None, 3)
     await put(store, an_instance(after=-5), late := an_instance(after=99))
     async with store.write() as unit:
         await unit.instances.forget(some[2].id)  # the very one the cursor stands on
     async with store.read() as unit:
-        second = await unit.instances.page(P, first.next, 10)
+        second = await unit.instances.page([P], first.next, 10)
     assert [i.id for i in second.items] == [i.id for i in [*some[3:], late]]
 
 
@@ -222,8 +222,8 @@ async def test_labels_must_all_match_and_page_correctly(store: SqlStore) -> None
     assert await pages(store, 5, ("odd", "\0")) == [[]]
     async with store.write() as unit:
         await unit.instances.rename(some[0].id, "x", a_spec(labels=(("new", "1"),)))
-        assert [i.id for i in (await unit.instances.page(P, None, 9, (("new", "1"),))).items] == [some[0].id]
-        assert len((await unit.instances.page(P, None, 99, (("odd", "0"),))).items) == 5
+        assert [i.id for i in (await unit.instances.page([P], None, 9, (("new", "1"),))).items] == [some[0].id]
+        assert len((await unit.instances.page([P], None, 99, (("odd", "0"),))).items) == 5
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ async def test_labels_must_all_match_and_page_correctly(store: SqlStore) -> None
 )
 async def test_a_cursor_that_is_not_ours_is_invalid(store: SqlStore, cursor: str) -> None:
     async with store.read() as unit:
-        for page in (unit.instances.page(P, cursor, 5), unit.volumes.page(None, cursor, 5)):
+        for page in (unit.instances.page([P], cursor, 5), unit.volumes.page(None, cursor, 5)):
             with pytest.raises(Invalid) as caught:
                 await page
             assert caught.value.field == "cursor"

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from contract.store.things import projects
+from contract.store.things import a_snapshot, projects
 from polyvisor.model.faults import Unsupported
 from polyvisor.store import engines, migrations, open_store
 from polyvisor.store.migrations import scripts
@@ -44,6 +45,23 @@ async def test_a_database_is_made_from_nothing_and_only_once(empty_url: str) -> 
         assert len(await unit.identities.projects()) == 2
     await first.close()
     await second.close()
+
+
+async def test_an_older_database_is_brought_up_to_date(empty_url: str) -> None:
+    def begin(connection: Connection) -> None:
+        here = scripts.config()
+        here.attributes["connection"] = connection
+        command.upgrade(here, "0001")
+
+    engine = engines.writer(engines.parse(empty_url))
+    async with engine.begin() as connection:
+        await connection.run_sync(begin)
+    await engine.dispose()
+    store = await open_store(empty_url)
+    await projects(store)
+    async with store.write() as unit:
+        await unit.snapshots.add(a_snapshot())
+    await store.close()
 
 
 async def test_a_newer_database_is_left_alone(empty_url: str) -> None:

@@ -23,11 +23,12 @@ from contract.store.things import (
 )
 from polyvisor.model.event import Event
 from polyvisor.model.faults import Busy, Exists, NotFound
-from polyvisor.model.ids import Digest, KeyId, OperationId, ProjectId, mint
+from polyvisor.model.identity import ApiKey, Project, Quotas, User
+from polyvisor.model.ids import Digest, KeyId, OperationId, ProjectId, UserId, mint
 from polyvisor.model.image import Image, ImageConfig, ImageKind, ImageState
-from polyvisor.model.instance import MountState
+from polyvisor.model.instance import Bus, MountState
 from polyvisor.model.operation import Outcome, Verb
-from polyvisor.model.principal import ApiKey, Project, User
+from polyvisor.model.principal import Action
 from polyvisor.model.units import GIB, Bytes
 from polyvisor.model.volume import VolumeState
 from polyvisor.store import SqlStore
@@ -51,9 +52,9 @@ async def test_an_operation_supersedes_the_open_one(store: SqlStore) -> None:
         assert await unit.operations.current(one.id) == stop
         gone = replace(start, outcome=Outcome.SUPERSEDED, finished=stop.created)
         assert await unit.operations.get(start.id) == gone
-        assert list(await unit.operations.page(P, None, 10)) == [stop, gone]
+        assert list(await unit.operations.page([P], None, 10)) == [stop, gone]
         assert list(await unit.operations.page(None, one.id, 1)) == [stop]
-        assert list(await unit.operations.page(Q, None, 10)) == []
+        assert list(await unit.operations.page([Q], None, 10)) == []
 
 
 async def test_a_closed_operation_stays_as_it_was_closed(store: SqlStore) -> None:
@@ -108,12 +109,12 @@ async def test_volumes_come_back_the_same(store: SqlStore) -> None:
             await unit.volumes.add(a_volume(some[0].name))
         assert caught.value.field == "name"
         assert await unit.volumes.get(grown.id) == await unit.volumes.named(P, grown.name) == grown
-        first = await unit.volumes.page(P, None, 3)
-        second = await unit.volumes.page(P, first.next, 3)
+        first = await unit.volumes.page([P], None, 3)
+        second = await unit.volumes.page([P], first.next, 3)
         assert [*first.items, *second.items] == [grown, *some[1:]]
         assert second.next is None
         assert len(await unit.volumes.all()) == 6
-        assert (await unit.volumes.page(Q, second.next, 1)).next is None
+        assert (await unit.volumes.page([Q], second.next, 1)).next is None
         await unit.volumes.forget(grown.id)
         for call in (
             unit.volumes.get(NOTHING),
@@ -124,6 +125,16 @@ async def test_volumes_come_back_the_same(store: SqlStore) -> None:
             with pytest.raises(NotFound) as missing:
                 await call
             assert missing.value.subject == "nothing"
+
+
+async def test_a_medium_and_its_bus_come_back_the_same(store: SqlStore) -> None:
+    medium = replace(a_volume(), kind="ISO", read_only=True, pool="main")
+    mount = a_mount(medium, read_only=True, bus=Bus.USB, pool="main")
+    one = an_instance(mounts=(mount,))
+    await put(store, medium, one)
+    async with store.read() as unit:
+        assert await unit.volumes.get(medium.id) == replace(medium, attached=(one.id,))
+        assert (await unit.instances.get(one.id)).mounts == (mount,)
 
 
 async def test_a_volume_has_one_writer_or_many_readers(store: SqlStore) -> None:
@@ -147,7 +158,7 @@ async def test_a_volume_has_one_writer_or_many_readers(store: SqlStore) -> None:
             await unit.instances.mount(one.id, reads)
         with pytest.raises(Busy):
             await unit.volumes.forget(shared.id)
-        assert [v.attached for v in (await unit.volumes.page(P, None, 9)).items] == [
+        assert [v.attached for v in (await unit.volumes.page([P], None, 9)).items] == [
             (one.id, two.id),
             (two.id,),
         ]
@@ -228,7 +239,7 @@ async def test_events_are_numbered_and_can_be_resumed(store: SqlStore) -> None:
         every = await unit.events.after(0, None, 100)
         assert [e.subject for e in every] == list("012345")
         assert every[0] == Event("a.b", P, "0", NOW, {"n": "0", "x": "\0"}, every[0].seq)
-        assert [e.subject for e in await unit.events.after(every[1].seq, P, 1)] == ["2"]
+        assert [e.subject for e in await unit.events.after(every[1].seq, [P], 1)] == ["2"]
         assert await unit.events.last() == every[-1].seq
         assert await unit.events.prune(2) == 4
         assert list(await unit.events.after(0, None, 100)) == list(every[4:])
@@ -239,26 +250,30 @@ async def test_events_are_numbered_and_can_be_resumed(store: SqlStore) -> None:
 
 
 async def test_identities_come_back_the_same(store: SqlStore) -> None:
-    project = Project(ProjectId(mint()), "third", LATER, 1, 2, 2**40, 2**50)
+    project = Project(ProjectId(mint()), "third", LATER, Q, Quotas(1, 2, 2**40, 2**50, 3), 2)
     key = ApiKey(KeyId(mint()), "ci", P, "pv_ab", "hash", NOW, True, LATER)
     other = ApiKey(KeyId(mint()), "ci", P, "pv_cd", "hash2", LATER)
-    user = User("root", "argon", P, True, NOW)
+    user = User(UserId(mint()), "root", "argon", P, True, NOW)
+    scoped = ApiKey(KeyId(mint()), "bot", P, "pv_ef", "hash3", LATER, user=user.id, scopes=frozenset(Action), used=NOW)
     async with store.write() as unit:
         ids = unit.identities
         await ids.add_project(project)
         await ids.add_key(key)
         await ids.add_key(other)
-        await ids.put_user(user)
+        assert await ids.add_user(user) == user
+        await ids.add_key(scoped)
         assert await ids.project(project.id) == project
         assert [p.name for p in await ids.projects()] == ["first", "second", "third"]
         assert await ids.key_by_digest("hash") == key
-        assert list(await ids.keys()) == [key, other]
-        assert await ids.user("root") == user
-        await ids.put_user(replace(user, password="new", operator=False))
-        assert await ids.user("root") == replace(user, password="new", operator=False)
+        assert sorted(await ids.keys(), key=lambda k: k.digest) == [key, other, scoped]
+        assert await ids.user(user.id) == user
+        await ids.save_user(replace(user, password="new", operator=False))
+        assert await ids.user_named("root") == replace(user, password="new", operator=False)
+        await ids.used_key(scoped.id, LATER)
+        assert await ids.key_by_digest("hash3") == replace(scoped, used=LATER)
         await ids.remove_key(key.id)
         assert await ids.key_by_digest("hash") is None
-        assert await ids.user("nobody") is None
+        assert await ids.user_named("nobody") is None
 
 
 async def test_identities_refuse_what_clashes_or_is_missing(store: SqlStore) -> None:
@@ -269,7 +284,7 @@ async def test_identities_refuse_what_clashes_or_is_missing(store: SqlStore) -> 
         await ids.add_key(key)
         for clash, field in (
             (ids.add_project(Project(P, "other", NOW)), "id"),
-            (ids.add_project(Project(nobody, "first", NOW)), "name"),
+            (ids.add_project(Project(nobody, "second", NOW, P)), "name"),
             (ids.add_key(replace(key, id=KeyId(mint()))), "digest"),
             (ids.add_key(replace(key, digest="else")), "id"),
         ):
@@ -280,7 +295,8 @@ async def test_identities_refuse_what_clashes_or_is_missing(store: SqlStore) -> 
             ids.project(nobody),
             ids.remove_key(KeyId("nobody")),
             ids.add_key(replace(key, id=KeyId(mint()), digest="else", project=nobody)),
-            ids.put_user(User("x", "", nobody, False, NOW)),
+            ids.add_user(User(UserId(mint()), "x", "", nobody, False, NOW)),
+            ids.user(UserId("nobody")),
         ):
             with pytest.raises(NotFound) as caught:
                 await missing

@@ -115,7 +115,7 @@ async def _found(file: Path) -> tuple[list[str], list[str]]:
     store = await open_store(f"sqlite:///{file}")
     async with store.read() as unit:
         names = [instance.name for instance in await unit.instances.all()]
-        events = [event.subject for event in await unit.events.after(0, P, 100_000)]
+        events = [event.subject for event in await unit.events.after(0, [P], 100_000)]
     await store.close()
     with sqlite3.connect(file) as plain:
         assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

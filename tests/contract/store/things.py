@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from polyvisor.model.ids import Digest, HostId, InstanceId, OperationId, ProjectId, VolumeId, mint
+from polyvisor.model.identity import Project
+from polyvisor.model.ids import Digest, HostId, InstanceId, OperationId, ProjectId, SnapshotId, VolumeId, mint
 from polyvisor.model.instance import Address, Instance, Intent, Mount, Observed
 from polyvisor.model.operation import Operation, Outcome, Verb
-from polyvisor.model.principal import Project
+from polyvisor.model.snapshot import Snapshot, SnapshotKind, SnapshotState
 from polyvisor.model.spec import Firmware, Shape, Spec
 from polyvisor.model.units import GIB, MIB, Bytes
 from polyvisor.model.volume import Volume, VolumeState
@@ -23,6 +25,7 @@ HOST = HostId("h" * 24)
 IMAGE = Digest("sha256:" + "a" * 64)
 NOBODY = InstanceId("nobody")
 NOTHING = VolumeId("nothing")
+SOURCE = InstanceId("s" * 24)
 
 
 def a_spec(**given: Any) -> Spec:
@@ -52,6 +55,16 @@ def a_volume(name: str = "", project: ProjectId = P, after: int = 0) -> Volume:
     return Volume(id, project, name or id, Bytes(GIB), VolumeState.READY, HOST, created)
 
 
+def a_snapshot(name: str = "", project: ProjectId = P, after: int = 0, **given: object) -> Snapshot:
+    """One that is ready."""
+    id = SnapshotId(mint())
+    one = Snapshot(
+        id, project, name or id, SnapshotKind.FULL, SnapshotState.READY, SOURCE, "web",
+        a_spec(env=(("A", "1"),), origin="o" * 24), Bytes(5 * MIB), HOST, NOW + timedelta(microseconds=after),
+    )  # fmt: skip
+    return replace(one, **given)  # type: ignore[arg-type]  # a test knows its fields
+
+
 def an_operation(instance: Instance, verb: Verb = Verb.START, after: int = 0, **given: Any) -> Operation:
     """An open one."""
     created = NOW + timedelta(microseconds=after)
@@ -69,7 +82,7 @@ async def projects(store: SqlStore) -> None:
     """P and Q."""
     async with store.write() as unit:
         await unit.identities.add_project(Project(P, "first", NOW))
-        await unit.identities.add_project(Project(Q, "second", NOW))
+        await unit.identities.add_project(Project(Q, "second", NOW, P))
 
 
 async def put(store: SqlStore, *things: Instance | Volume) -> None:

@@ -58,7 +58,8 @@ def test_every_flag_of_run_has_its_effect(shell: Shell, tmp_path: Any) -> None:
     vm = shell.record(name)
     assert (vm["vcpus"], vm["memory"], vm["disk"], vm["hostname"]) == (2, 2**29, 20 * 2**30, "box")
     assert (vm["labels"], vm["autostart"], vm["command"]) == ({"a": "b"}, True, ["sh", "-c", "env; cat"])
-    assert vm["restart"] == {"mode": "on-failure", "attempts": 3, "backoff": 1.0}
+    usual = {"backoff": 1.0, "steady": False, "stable": 60.0}
+    assert vm["restart"] == {"mode": "on-failure", "attempts": 3, **usual}
     assert [(v["name"], v["path"], v["read_only"]) for v in vm["volumes"]] == [(volume, "/data", True)]
     assert vm["expires"] is not None
     assert set(shell.ok("logs", name).splitlines()) >= {"BOTH=flag", "FROM_FILE=1"}

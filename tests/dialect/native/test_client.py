@@ -29,8 +29,9 @@ async def test_the_whole_api_by_its_client(served: Served) -> None:
         assert (await client.instances.resume(vm.id)).state == "running"
         assert (await client.instances.reset(vm.id)).state == "running"
         assert (await client.instances.restart(vm.id, force=True)).incarnation == 2
-        assert (await client.instances.update(vm.id, UpdateInstance(labels={"a": "b"}))).labels == {"a": "b"}
-        assert [found.id async for found in client.instances.list({"a": "b"})] == [vm.id]
+        labels = {fresh("label"): "b"}
+        assert (await client.instances.update(vm.id, UpdateInstance(labels=labels))).labels == labels
+        assert [found.id async for found in client.instances.list(labels)] == [vm.id]
         assert (await client.instances.stop(vm.id, force=True)).state == "stopped"
         assert (await client.instances.wait(vm.id)).state == "stopped"
         assert (await client.instances.start(vm.id)).state == "running"

@@ -153,10 +153,10 @@ async def test_operations_tell_what_was_asked(served: Served, http: httpx.AsyncC
 @pytest.mark.parametrize(
     ("quota", "body"),
     [
-        ("max_instances", {}),
-        ("max_vcpus", {"vcpus": 2}),
-        ("max_memory", {"memory": "1G"}),
-        ("max_disk", {"disk": "1G"}),
+        ("instances", {}),
+        ("vcpus", {"vcpus": 2}),
+        ("memory", {"memory": "1G"}),
+        ("disk", {"disk": "1G"}),
     ],
 )
 async def test_a_quota_is_kept(served: Served, quota: str, body: dict[str, Any]) -> None:
@@ -166,9 +166,31 @@ async def test_a_quota_is_kept(served: Served, quota: str, body: dict[str, Any])
             (await http.post("/api/v1/instances", json={"image": "busybox", "power": "off", **body})) for _ in range(2)
         ]
         assert (answers[-1].status_code, answers[-1].json()["kind"]) == (403, "OverQuota")
-        assert answers[-1].json()["field"] == quota.removeprefix("max_")
+        assert answers[-1].json()["field"] == quota
 
 
 async def test_an_image_that_nobody_knows_is_not_found(http: httpx.AsyncClient) -> None:
     answer = await http.post("/api/v1/instances", json={"image": "nonesuch"})
     assert (answer.status_code, answer.json()["kind"], answer.json()["field"]) == (404, "NotFound", "image")
+
+
+async def test_another_command_is_given_at_a_start_and_stays(served: Served, http: httpx.AsyncClient) -> None:
+    vm = await served.make(entrypoint=["sh", "-c"], command=["sleep 3600"])
+    path = f"/api/v1/instances/{vm['id']}"
+    running = await http.post(f"{path}/start", json={"command": ["true"]})
+    assert (running.status_code, running.json()["kind"]) == (409, "WrongState")
+    await http.post(f"{path}/stop?wait=launched", json={"force": True})
+    started = await http.post(f"{path}/start?wait=ready", json={"command": ["sleep 1800"]})
+    assert (started.status_code, started.json()["command"]) == (200, ["sh", "-c", "sleep 1800"])
+    await http.post(f"{path}/stop?wait=launched", json={"force": True})
+    other = await http.post(f"{path}/start?wait=ready", json={"entrypoint": ["env"], "command": ["sleep", "9999"]})
+    assert other.json()["command"] == ["env", "sleep", "9999"]
+    nul = await http.post(f"{path}/start", json={"command": ["a\0b"]})
+    assert nul.status_code == 422
+
+
+async def test_what_an_instance_takes_is_told(served: Served, http: httpx.AsyncClient) -> None:
+    vm = await served.make(restart={"mode": "always", "backoff": 600, "steady": True, "stable": 30})
+    assert vm["restart"] == {"mode": "always", "attempts": 0, "backoff": 600.0, "steady": True, "stable": 30.0}
+    stats = (await http.get(f"/api/v1/instances/{vm['id']}/stats")).json()
+    assert set(stats) == {"cpu", "resident", "virtual", "received", "sent"}

@@ -14,9 +14,9 @@ from polyvisor.model.face import Face
 from polyvisor.wire import native as wire
 
 EXPECTED = {
-    "Invalid": 422, "Unauthenticated": 401, "Forbidden": 403, "NotFound": 404, "Exists": 409, "WrongState": 409,
-    "Busy": 409, "Stale": 412, "OverQuota": 403, "NoCapacity": 507, "Unsupported": 422, "Upstream": 502,
-    "TimedOut": 408, "Unavailable": 503, "Internal": 500,
+    "Invalid": 422, "Unauthenticated": 401, "Throttled": 429, "Forbidden": 403, "NotFound": 404, "Exists": 409,
+    "WrongState": 409, "Busy": 409, "Stale": 412, "OverQuota": 403, "NoCapacity": 507, "Unsupported": 422,
+    "Upstream": 502, "TimedOut": 408, "Unavailable": 503, "Internal": 500,
 }  # fmt: skip
 
 

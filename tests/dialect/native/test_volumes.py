@@ -17,7 +17,15 @@ async def test_a_volume_lives_longer_than_its_instance(served: Served, http: htt
     assert (volume["size"], volume["state"], volume["attached"]) == (2**30, "ready", [])
     vm = await served.make(volumes=[{"volume": volume["name"], "path": "/data"}])
     assert vm["volumes"] == [
-        {"volume": volume["id"], "name": volume["name"], "path": "/data", "read_only": False, "state": "attached"}
+        {
+            "volume": volume["id"],
+            "name": volume["name"],
+            "path": "/data",
+            "read_only": False,
+            "overlay": 0,
+            "state": "attached",
+            "bus": "virtio",
+        }
     ]
     path = f"/api/v1/volumes/{volume['id']}"
     busy = await http.delete(path)

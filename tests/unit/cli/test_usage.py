@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import jwt
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from polyvisor.cli import parse
@@ -18,16 +21,34 @@ from polyvisor.cli.app import app
         "run -v v:rel busybox", "run -v :/x busybox", "run -v v:/x:rx busybox", "run -e =x busybox",
         "run --label x busybox", "run --restart maybe busybox", "run --restart always:x busybox",
         "run -d -t busybox", "run -d --rm busybox", "run --json busybox", "run --env-file /no busybox",
-        "run --ssh-key /no busybox", "run --user-data /no busybox", "run --entrypoint ' busybox", "exec x", "exec",
+        "run --rate x busybox", "run --health ftp://:1/ busybox", "run --health= busybox",
+        "run --ssh-key /no busybox",
+        "run --user-data /no busybox", "run --entrypoint ' busybox", "exec x", "exec",
         "rm", "rm --all x", "nonesuch", "cp a b", "cp a:/b c:/d", "cp ./a:b c", "logs --vmm -f x", "logs --tail -1 x",
         "completion tcsh", "wait", "wait --timeout x y", "volumes", "volumes nonesuch", "volumes attach x v:rel",
         "images import x.example/y /no/such/file", "ps --label x", "update x --label y", "events --after x",
+        "ingress create i -r x", "ingress create i -r x=y", "ingress create i -r x:y=z:80", "ingress create i",
+        "ingress create i -r x=y:80 --guard X=/no",
         "serve --network token-ring", "serve --hypervisor hope", "serve --log-level loud", "operations --limit 0",
     ],
 )  # fmt: skip
 def test_a_wrong_line_is_a_usage_error(line: str) -> None:
     done = CliRunner().invoke(app, line.split(" "), env={"POLYVISOR_DATA": "/nonexistent"})
     assert (done.exit_code, "Traceback" in done.output) == (2, False), done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("http://:8080/a?b", {"probe": "http", "port": 8080, "tls": False, "path": "/a?b"}),
+        ("https://:443", {"probe": "http", "port": 443, "tls": True, "path": "/"}),
+        ("tcp://:22", {"probe": "tcp", "port": 22}),
+        ("sh -c 'exit 0'", {"probe": "exec", "command": ["sh", "-c", "exit 0"]}),
+        (None, None),
+    ],
+)
+def test_a_health_check_is_read(text: str | None, check: dict[str, object] | None) -> None:
+    assert parse.health(text) == check
 
 
 @pytest.mark.parametrize(
@@ -40,11 +61,21 @@ def test_a_port_is_read(text: str, port: tuple[int, int, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mount"), [("v", ("v", "", False)), ("v:/x", ("v", "/x", False)), ("v:/x:ro", ("v", "/x", True))]
-)
-def test_a_mount_is_read(text: str, mount: tuple[str, str, bool]) -> None:
+    ("text", "mount"),
+    [
+        ("v", ("v", "", False, None)), ("v:/x", ("v", "/x", False, None)), ("v:/x:ro", ("v", "/x", True, None)),
+        ("v:/x:ro+1G", ("v", "/x", True, "1G")),
+    ],
+)  # fmt: skip
+def test_a_mount_is_read(text: str, mount: tuple[str, str, bool, str | None]) -> None:
     found = parse.mount(text)
-    assert (found.volume, found.path, found.read_only) == mount
+    assert (found.volume, found.path, found.read_only, found.overlay) == mount
+
+
+@pytest.mark.parametrize("text", ["v:/x:rw+1G", "v:/x:+1G", "v:x", ":/x", "v:/x:wo"])
+def test_a_mount_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse.mount(text)
 
 
 def test_variables_come_from_files_then_flags_then_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +92,23 @@ def test_the_dashes_before_a_command_are_not_of_it() -> None:
     assert parse.entrypoint("") == []
     assert parse.entrypoint("sh -c 'a b'") == ["sh", "-c", "a b"]
     assert parse.entrypoint(None) is None
+
+
+def test_a_token_says_whose_it_is_and_what_it_may(tmp_path: Path) -> None:
+    secret = "s" * 43
+    (tmp_path / "bootstrap.json").write_text(json.dumps({"api_key": "k", "jwt_secret": secret}))
+    env = {"POLYVISOR_DATA": str(tmp_path)}
+    line = ["token", "--subject", "ci", "--scope", "instance:read", "--scope", "image:read", "--duration", "1h30m"]
+    done = CliRunner().invoke(app, line, env=env)
+    assert done.exit_code == 0, done.output
+    claims = jwt.decode(done.output.strip(), secret, algorithms=["HS256"])
+    assert (claims["sub"], claims["permissions"]) == ("ci", ["instance:read", "image:read"])
+    assert claims["exp"] - claims["iat"] == 5400
+    plain = CliRunner().invoke(app, ["token", "--subject", "ci"], env=env)
+    assert "permissions" not in jwt.decode(plain.output.strip(), secret, algorithms=["HS256"])
+
+
+@pytest.mark.parametrize("line", ["token", "token --subject x --duration 5", "token --subject x"])
+def test_a_token_needs_a_subject_a_duration_and_a_secret(line: str) -> None:
+    done = CliRunner().invoke(app, line.split(" "), env={"POLYVISOR_DATA": "/nonexistent"})
+    assert (done.exit_code, "Traceback" in done.output) == (2, False)

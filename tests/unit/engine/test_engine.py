@@ -11,24 +11,35 @@ from typing import Any
 
 import pytest
 
-from contract.store.things import P, an_instance, an_operation, get, projects, put
+from contract.store.things import P, a_snapshot, an_instance, an_operation, get, projects, put
 from polyvisor.engine.events import EventsEngine
+from polyvisor.engine.health import HealthEngine
 from polyvisor.engine.instances import InstancesEngine
 from polyvisor.engine.keeper import Keeper
+from polyvisor.engine.keys import SessionsEngine
+from polyvisor.engine.pool import PoolEngine
 from polyvisor.engine.power import PowerEngine
-from polyvisor.engine.resolve import resolve_spec
+from polyvisor.engine.reclaim import ReclaimEngine
+from polyvisor.engine.resolve import fork_spec, resolve_spec, with_command
+from polyvisor.engine.schedules import SchedulesEngine
+from polyvisor.engine.snapshots import SnapshotsEngine
+from polyvisor.engine.standby import StandbyEngine
 from polyvisor.engine.volumes import check_mount_path
 from polyvisor.engine.waits import Waits
+from polyvisor.model.compression import AS_IT_IS
 from polyvisor.model.event import Event
 from polyvisor.model.faults import Fault, Invalid, NotFound, TimedOut, Unavailable
-from polyvisor.model.ids import Digest, InstanceId, OperationId
+from polyvisor.model.ids import Digest, InstanceId, OperationId, VolumeId
 from polyvisor.model.image import Image, ImageConfig, ImageKind, ImageState
-from polyvisor.model.instance import Intent, Observed, Phase
+from polyvisor.model.instance import Intent, Mount, Observed, Phase
+from polyvisor.model.network import NetworkMode
 from polyvisor.model.operation import Outcome, Verb
 from polyvisor.model.principal import Action, Principal
+from polyvisor.model.reclaim import Policy
 from polyvisor.model.request import Create
+from polyvisor.model.snapshot import SnapshotKind
 from polyvisor.model.spec import Firmware, Shape
-from polyvisor.model.units import GIB, MIB, Bytes
+from polyvisor.model.units import GIB, MIB, Bytes, Seconds
 from polyvisor.store import SqlStore, open_store
 
 ROOT = Principal("root", P, frozenset(Action), operator=True)
@@ -103,6 +114,25 @@ def test_a_disk_image_makes_a_machine_with_firmware_and_room_for_it() -> None:
     for wanted in (Create("it", disk=Bytes(19 * GIB)), Create("it", firmware=Firmware.NONE)):
         with pytest.raises(Invalid):
             resolve_spec(wanted, bare)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "field"),
+    [
+        ({"vcpus": 3}, "vcpus"),
+        ({"memory": Bytes(GIB)}, "memory"),
+        ({"env": (("A", "1"),)}, "env"),
+        ({"mounts": (Mount(VolumeId("v"), "v"),)}, "volumes"),
+    ],
+)
+def test_a_machine_that_goes_on_from_its_memory_is_the_one_it_was(wanted: dict[str, Any], field: str) -> None:
+    full = a_snapshot(kind=SnapshotKind.FULL)
+    with pytest.raises(Invalid) as refused:
+        fork_spec(Create(snapshot="s", **wanted), full)
+    assert refused.value.field == field
+    fork_spec(Create(snapshot="s", **wanted), replace(full, kind=SnapshotKind.DISK))
+    same = fork_spec(Create(snapshot="s", vcpus=2, memory=full.spec.memory, hostname="other", grace=Seconds(5.0)), full)
+    assert same == replace(full.spec, origin=full.id, hostname="other", grace=Seconds(5.0))
 
 
 @pytest.mark.parametrize("path", ["relative", "/", "/a/../b", "/a\0", "/" + "x" * 4096])
@@ -196,7 +226,15 @@ async def test_events_are_followed_without_gap_or_double_and_end_with_the_server
 def a_keeper(store: Any, now: datetime = NOW) -> Keeper:
     """Over that store."""
     instances: Any = InstancesEngine(store, None, None, lambda: now, None, None)  # type: ignore[arg-type]  # unused
-    return Keeper(store, lambda: now, PowerEngine(store, lambda: now, instances))
+    snapshots = SnapshotsEngine(store, None, lambda: now, instances, AS_IT_IS)  # type: ignore[arg-type]  # there are none
+    schedules = SchedulesEngine(store, lambda: now, instances, snapshots)
+    power = PowerEngine(store, None, lambda: now, instances, AS_IT_IS)  # type: ignore[arg-type]  # no button is pressed
+    pool = PoolEngine(store, instances, power, None, 0)  # type: ignore[arg-type]  # it holds nothing
+    reclaim = ReclaimEngine(store, None, lambda: now, Policy())  # type: ignore[arg-type]  # nobody lends anything
+    health = HealthEngine(store, None, lambda: now)  # type: ignore[arg-type]  # nobody is asked
+    standby = StandbyEngine(store, None, lambda: now, instances, power, None, NetworkMode.USER, None)  # type: ignore[arg-type]  # nobody is idle
+    sessions = SessionsEngine(store, lambda: now, None, None)  # type: ignore[arg-type]  # nobody logs in
+    return Keeper(store, lambda: now, power, snapshots, schedules, pool, reclaim, standby, health, sessions)
 
 
 async def test_the_keeper_deletes_what_has_expired_once(store: SqlStore) -> None:
@@ -257,3 +295,14 @@ async def test_the_keeper_outlives_trouble(
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert "keeper" in caplog.text
+
+
+def test_another_entry_point_or_command_leaves_the_rest() -> None:
+    spec = resolve_spec(Create("it", entrypoint=("sh", "-c"), command=("one",)), an_image(ImageKind.ROOT))
+    assert (spec.argv, spec.lead) == (("sh", "-c", "one"), 2)
+    assert with_command(spec, None, ("two", "three")).argv == ("sh", "-c", "two", "three")
+    other = with_command(spec, ("env",), None)
+    assert (other.argv, other.lead) == (("env", "one"), 1)
+    assert with_command(other, (), ("x",)).argv == ("x",)
+    with pytest.raises(Invalid):
+        with_command(spec, None, ("a\0b",))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,7 +16,7 @@ from polyvisor.engine.images import ImagesEngine
 from polyvisor.host.hypervisor.fake.host import FakeImages
 from polyvisor.model.faults import Fault, Invalid, NoCapacity, NotFound
 from polyvisor.model.image import Image
-from polyvisor.model.principal import Action, Principal
+from polyvisor.model.principal import Action, Principal, member
 from polyvisor.model.units import TIB
 from polyvisor.ports.images import Progress
 from polyvisor.server.wiring import utc_now
@@ -70,7 +69,7 @@ async def test_a_waiter_that_gives_up_leaves_the_pull_to_the_others(engine: Imag
 
 async def test_a_tenant_is_not_trusted_with_an_operators_pull(engine: ImagesEngine, slow: SlowImages) -> None:
     await engine.pull(ROOT, "r.example/a")
-    pull = await engine.pull(replace(ROOT, operator=False), "r.example/a")
+    pull = await engine.pull(member("root", P), "r.example/a")
     slow.go.set()
     await pull.task
     assert sorted(slow.asked) == [False, True]

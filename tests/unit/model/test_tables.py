@@ -9,7 +9,7 @@ import pytest
 from polyvisor.model.face import Face, face_of
 from polyvisor.model.faults import FAULTS, Busy, Fault, Internal, NotFound, WrongState, revive
 from polyvisor.model.instance import Phase, Power, RunRecord, advance, same_process
-from polyvisor.model.operation import Answer, Verb, admit, answer
+from polyvisor.model.operation import Answer, Verb, admit, admit_memory, answer
 
 EVERY = list(product(Power, Phase, (True, False), (True, False)))
 
@@ -77,6 +77,19 @@ def test_a_stop_is_admitted_wherever_a_process_may_be() -> None:
         assert answer(Verb.STOP, face, Verb.START) is Answer.GO
 
 
+@pytest.mark.parametrize("face", Face)
+def test_a_snapshot_needs_a_disk_at_rest_or_a_machine_and_a_revert_needs_rest(face: Face) -> None:
+    assert (answer(Verb.SNAPSHOT, face) is Answer.GO) == (
+        face in (Face.RUNNING, Face.PAUSED, Face.SUSPENDED, Face.STOPPED)
+    )
+    assert (answer(Verb.REVERT, face) is Answer.GO) == (face is Face.STOPPED)
+    if face in (Face.RUNNING, Face.PAUSED, Face.SUSPENDED):
+        admit_memory(face)
+    else:
+        with pytest.raises(WrongState):
+            admit_memory(face)
+
+
 @pytest.mark.parametrize("phase", Phase)
 def test_a_phase_may_stay_and_go_to_failed_or_lost_and_never_back_to_absent(phase: Phase) -> None:
     assert advance(phase, phase) is phase
@@ -93,8 +106,8 @@ def test_a_machine_that_ran_is_never_merely_prepared_again() -> None:
             advance(phase, Phase.PREPARED)
 
 
-def test_there_are_fifteen_faults_and_each_survives_being_stored() -> None:
-    assert len(FAULTS) == len(set(FAULTS)) == 15
+def test_there_are_sixteen_faults_and_each_survives_being_stored() -> None:
+    assert len(FAULTS) == len(set(FAULTS)) == 16
     for kind in FAULTS:
         assert kind().public == kind.__doc__
         again = revive(kind("why").kind, "why")

@@ -59,6 +59,7 @@ class Machine:
     stubborn: bool = False
     heals: int = 3
     pids: int = 500
+    saved: bool = False
 
     def look(self) -> Observation:
         """What is to be seen."""
@@ -67,7 +68,8 @@ class Machine:
             if self.heals < 0:
                 self.sight = Sight.RUNNING
         over = self.run is not None and self.sight in (Sight.ENDED, Sight.GONE)
-        return Observation(ID, self.sight, self.prepared, False, self.run, Ended(reason="shutdown") if over else None)
+        ended = Ended(reason="shutdown") if over else None
+        return Observation(ID, self.sight, self.prepared, False, self.run, ended, saved=self.saved)
 
     def do(self, step: StepName) -> None:
         """What the step brings about. :raise NoCapacity: it acts on a machine that is not there."""
@@ -79,15 +81,30 @@ class Machine:
                 if self.sight not in UP or step is StepName.RELAUNCH:
                     self.pids += 1
                     self.sight, self.run = Sight.RUNNING, a_run(self.pids)
+            case StepName.SUSPEND | StepName.RESTORE | StepName.DISCARD:
+                self._memory(step)
             case StepName.KILL | StepName.REAP:
                 self.sight, self.run = Sight.GONE, None
             case StepName.REMOVE_DISKS:
                 assert self.run is None
                 self.prepared = False
-            case StepName.PLUG | StepName.UNPLUG:
+            case StepName.PLUG | StepName.UNPLUG | StepName.SNAPSHOT:
                 pass
+            case StepName.REVERT:
+                assert self.run is None
             case _:
                 self._live(step)
+
+    def _memory(self, step: StepName) -> None:
+        if step is StepName.SUSPEND:
+            self._live(step)
+            self.sight, self.run, self.saved = Sight.GONE, None, True
+        if step is StepName.RESTORE:
+            assert self.saved
+            self.pids += 1
+            self.sight, self.run, self.saved = Sight.RUNNING, a_run(self.pids), False
+        if step is StepName.DISCARD:
+            self.saved = False
 
     def _live(self, step: StepName) -> None:
         if self.sight not in (Sight.RUNNING, Sight.PAUSED):
@@ -97,7 +114,7 @@ class Machine:
         if step is StepName.PAUSE:
             self.sight = Sight.PAUSED
         if step is StepName.RESUME:
-            self.sight = Sight.RUNNING
+            self.sight, self.saved = Sight.RUNNING, False
 
 
 @dataclass
@@ -192,6 +209,6 @@ def _act(story: Story, step: StepName) -> None:
 
 def an_intent(verb: Verb, *, force: bool = False) -> Intent:
     """What the engine would write for it."""
-    power = {Verb.STOP: Power.OFF, Verb.PAUSE: Power.PAUSED}.get(verb, Power.ON)
+    power = {Verb.STOP: Power.OFF, Verb.PAUSE: Power.PAUSED, Verb.SUSPEND: Power.SUSPENDED}.get(verb, Power.ON)
     generation = 1 if verb in LIVE else 2
     return Intent(power, verb is Verb.DELETE, generation, force)

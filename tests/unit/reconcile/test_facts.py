@@ -178,3 +178,13 @@ def test_every_step_with_an_undo_is_found_in_a_journal() -> None:
     for name in StepName:
         operation = journal.begin(operation, name, NOW)
     assert {s.name for s in journal.to_undo(operation)} == {n for n, s in STEPS.items() if s.undo}
+
+
+def test_a_steady_policy_waits_as_long_each_time_and_forgets_when_it_says() -> None:
+    policy = RestartPolicy(RestartMode.ALWAYS, backoff=Seconds(5.0), steady=True, stable=Seconds(600.0))
+    assert [facts.restart_after(policy, BAD[0], n) for n in range(9)] == [5.0] * 9
+    one = running(replace(policy, attempts=3))
+    one = replace(one, observed=replace(one.observed, restarts=3))
+    soon = facts.ended(one, seen(Sight.GONE, ended=BAD[2]), NOW + timedelta(seconds=599))
+    late = facts.ended(one, seen(Sight.GONE, ended=BAD[2]), NOW + timedelta(seconds=601))
+    assert (soon.restart_at, late.restarts) == (None, 1)

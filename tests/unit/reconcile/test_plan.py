@@ -54,10 +54,11 @@ POLICIES = st.builds(
     phase=st.sampled_from(Phase), sight=st.sampled_from(Sight), verb=st.sampled_from(Verb), lines=journals(),
     power=st.sampled_from(Power), open_=st.booleans(), met=st.booleans(), prepared=st.booleans(),
     stubborn=st.booleans(), same=st.booleans(), force=st.booleans(), policy=POLICIES, autostart=st.booleans(),
+    saved=st.booleans(),
 )  # fmt: skip
 def test_from_anywhere_it_settles_lawfully(
     phase: Phase, sight: Sight, verb: Verb, lines: tuple[str, ...], power: Power, open_: bool, met: bool,
-    prepared: bool, stubborn: bool, same: bool, force: bool, policy: RestartPolicy, autostart: bool,
+    prepared: bool, stubborn: bool, same: bool, force: bool, policy: RestartPolicy, autostart: bool, saved: bool,
 ) -> None:  # fmt: skip
     operation = an_operation(verb, lines) if open_ else None
     intent = an_intent(verb, force=force) if open_ else Intent(power, False, 2, force)
@@ -66,6 +67,7 @@ def test_from_anywhere_it_settles_lawfully(
     met = live or (met and not open_)
     observed = an_observed(phase, intent.generation if met else 0, 400)
     machine = a_machine(sight, prepared=prepared or sight is not Sight.GONE, stubborn=stubborn, same=same)
+    machine.saved = saved and machine.prepared and sight is not Sight.RUNNING
     story = settle(an_instance(intent, observed, policy, autostart=autostart), operation, machine)
     assert story.operation is None or story.forgotten
     if story.forgotten:
@@ -135,6 +137,17 @@ def test_a_wish_takes_these_steps(verb: Verb, sight: Sight, steps: list[StepName
     assert settle(instance, an_operation(verb), a_machine(sight)).steps == steps
 
 
+@pytest.mark.parametrize(
+    ("verb", "steps"), [(Verb.DELETE, [S.DISCARD, S.UNPLUG, S.REMOVE_DISKS]), (Verb.STOP, [S.DISCARD, S.UNPLUG])]
+)
+def test_one_in_standby_gives_its_memory_up_before_its_place_in_the_network(verb: Verb, steps: list[StepName]) -> None:
+    """With it, it would keep that to be woken."""
+    instance = an_instance(an_intent(verb), an_observed(Phase.SUSPENDED, 1, 400))
+    machine = a_machine(Sight.GONE)
+    machine.saved = True
+    assert settle(instance, an_operation(verb), machine).steps == steps
+
+
 def test_a_stubborn_guest_is_given_its_time_and_no_more() -> None:
     instance = an_instance(an_intent(Verb.STOP), an_observed(Phase.RUNNING, 1, 400))
     story = settle(instance, an_operation(Verb.STOP), a_machine(Sight.RUNNING, stubborn=True))
@@ -166,6 +179,22 @@ def test_what_ends_by_itself_is_reaped_and_then_obeys_its_policy() -> None:
     assert story.steps == [S.REAP, S.RELAUNCH]
     assert story.now - NOW == timedelta(seconds=2)
     assert (story.instance.observed.incarnation, story.instance.observed.restarts) == (2, 1)
+
+
+def test_a_condemned_run_ends_as_if_by_itself_and_the_next_one_is_left_alone() -> None:
+    always = RestartPolicy(RestartMode.ALWAYS, backoff=Seconds(2.0))
+    instance = an_instance(Intent(generation=1, condemned=1), an_observed(Phase.RUNNING, 1, 400), always)
+    story = settle(instance, None, a_machine(Sight.RUNNING))
+    assert story.steps == [S.REAP, S.RELAUNCH]
+    assert story.now - NOW == timedelta(seconds=2)
+    assert (story.instance.observed.incarnation, story.instance.observed.restarts) == (2, 1)
+    told = plan(
+        replace(instance, observed=an_observed(Phase.RUNNING, 1, 400)),
+        None,
+        Machine(Sight.RUNNING, a_run(401)).look(),
+        NOW,
+    )
+    assert not isinstance(told, Act)  # a process that came after it, and is not on record yet
 
 
 def test_a_machine_that_ends_before_anybody_looked_uses_up_an_attempt() -> None:
@@ -205,5 +234,29 @@ def test_what_is_as_it_should_be_is_left_alone() -> None:
 def test_every_step_can_be_found_and_those_without_an_undo_are_known() -> None:
     assert set(STEPS) == set(S)
     assert {name for name, step in STEPS.items() if step.undo is None} == {
-        S.PRESS, S.KILL, S.REAP, S.UNPLUG, S.REMOVE_DISKS, S.RESUME, S.RESET, S.DETACH,
+        S.PRESS, S.KILL, S.REAP, S.UNPLUG, S.REMOVE_DISKS, S.RESUME, S.RESET, S.DETACH, S.REVERT,
+        S.DISCARD, S.CONFIGURE,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verb", "phase", "sight", "steps", "fault"),
+    [
+        (Verb.SNAPSHOT, Phase.RUNNING, Sight.RUNNING, [S.SNAPSHOT], ""),
+        (Verb.SNAPSHOT, Phase.PAUSED, Sight.PAUSED, [S.SNAPSHOT], ""),
+        (Verb.SNAPSHOT, Phase.STOPPED, Sight.GONE, [S.SNAPSHOT], ""),
+        (Verb.SNAPSHOT, Phase.RUNNING, Sight.ENDED, [S.REAP, S.SNAPSHOT], ""),
+        (Verb.SNAPSHOT, Phase.RUNNING, Sight.DEAF, [S.SNAPSHOT], ""),
+        (Verb.REVERT, Phase.STOPPED, Sight.GONE, [S.REVERT], ""),
+        (Verb.REVERT, Phase.STOPPED, Sight.ENDED, [S.REAP, S.REVERT], ""),
+        (Verb.REVERT, Phase.RUNNING, Sight.RUNNING, [], "WrongState"),
+    ],
+)
+def test_a_snapshot_is_taken_of_what_is_there_and_a_revert_waits_for_rest(
+    verb: Verb, phase: Phase, sight: Sight, steps: list[StepName], fault: str
+) -> None:
+    power = Power.OFF if phase is Phase.STOPPED else Power.PAUSED if phase is Phase.PAUSED else Power.ON
+    instance = an_instance(Intent(power, generation=1), an_observed(phase, 1, 400))
+    story = settle(instance, an_operation(verb), a_machine(sight))
+    assert (story.steps, story.fault) == (steps, fault)
+    assert story.operation is None

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from polyvisor.access.quotas import check_quota
 from polyvisor.model.faults import NoCapacity, OverQuota
 from polyvisor.model.host import HostReport
+from polyvisor.model.identity import Project, Quotas, Usage
 from polyvisor.model.ids import Digest, HostId, ProjectId
-from polyvisor.model.principal import Project
 from polyvisor.model.spec import Firmware, Shape, Spec
 from polyvisor.model.units import GIB, MIB, Bytes
-from polyvisor.ports.store import Usage
 from polyvisor.scheduler.place import MEMORY_OVERCOMMIT, VCPUS_PER_CPU, place
 
 
@@ -66,21 +65,18 @@ def test_no_more_is_promised_than_may_be(sizes: list[int], memory: int) -> None:
 
 
 def a_project(**limits: int) -> Project:
-    return Project(ProjectId("p"), "p", datetime.now(UTC), **limits)
+    return Project(ProjectId("p"), "p", datetime.now(UTC), quotas=Quotas(**limits))
 
 
-NAMES = {"instances": "max_instances", "vcpus": "max_vcpus", "memory": "max_memory", "disk": "max_disk"}
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["instances", "vcpus", "memory", "disk", "snapshots"])
 def test_a_quota_is_met_to_its_last_unit_and_not_beyond(name: str) -> None:
-    project, used = a_project(**{NAMES[name]: 10}), Usage(7, 7, 7, 7)
-    check_quota(project, used, **{name: 3})
+    project, used = a_project(**{name: 10}), Usage(7, 7, 7, 7, 7)
+    check_quota(project, used, Quotas(**{name: 3}))
     with pytest.raises(OverQuota) as refused:
-        check_quota(project, used, **{name: 4})
+        check_quota(project, used, Quotas(**{name: 4}))
     assert refused.value.field == name
 
 
 def test_without_a_limit_there_is_none_and_what_is_not_asked_for_is_not_counted() -> None:
-    check_quota(a_project(), Usage(10**9, 10**9, 10**18, 10**18), instances=1, vcpus=1, memory=1, disk=1)
-    check_quota(a_project(max_instances=1), Usage(5, 5, 5, 5), disk=1)
+    check_quota(a_project(), Usage(10**9, 10**9, 10**18, 10**18, 10**9), Quotas(1, 1, 1, 1, 1))
+    check_quota(a_project(instances=1), Usage(5, 5, 5, 5, 5), Quotas(disk=1))

@@ -1,17 +1,24 @@
-"""Reading an `Authorization` header."""
+"""Who asks, from a request: its `Authorization` header, and where it came from."""
 
 from __future__ import annotations
 
 import base64
 
+from starlette.requests import HTTPConnection
+
 from polyvisor.model.principal import Credential
 
 
-def from_authorization(header: str) -> Credential | None:
+def source_of(connection: HTTPConnection) -> str:
+    """The address that the request came from; nobody's word is taken for another one."""
+    return connection.client.host if connection.client else ""
+
+
+def from_authorization(header: str, source: str = "") -> Credential | None:
     """The credential of a Bearer or Basic header; None when it is neither."""
     scheme, _, rest = header.strip().partition(" ")
     if scheme.lower() == "bearer" and rest.strip():
-        return Credential(key=rest.strip())
+        return Credential(key=rest.strip(), source=source)
     if scheme.lower() == "basic":
         try:
             name, _, password = base64.b64decode(rest.strip(), validate=True).decode().partition(":")
@@ -19,5 +26,5 @@ def from_authorization(header: str) -> Credential | None:
             return None
         if "\0" in name:  # no user is called that, and not every store can be asked
             return None
-        return Credential(name=name, password=password)
+        return Credential(name=name, password=password, source=source)
     return None

@@ -9,7 +9,19 @@ from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
 
 from polyvisor import __version__
-from polyvisor.dialects.native import errors, routes_files, routes_instances, routes_sockets, routes_things
+from polyvisor.dialects.native import (
+    errors,
+    routes_access,
+    routes_files,
+    routes_ingresses,
+    routes_instances,
+    routes_screens,
+    routes_snapshots,
+    routes_sockets,
+    routes_templates,
+    routes_things,
+    routes_volumes,
+)
 from polyvisor.dialects.native.auth import DOCUMENT, PREFIX, Caller, Core, Door
 from polyvisor.dialects.native.describe import describe
 from polyvisor.dialects.native.limits import BodyLimit
@@ -47,7 +59,11 @@ def make_app(engine: Engine) -> FastAPI:
     app.add_middleware(BodyLimit)
     app.add_middleware(Door, engine=engine)
     api = APIRouter(prefix=PREFIX)
-    for module in (routes_files, routes_sockets, routes_instances, routes_things):
+    modules = (
+        routes_access, routes_files, routes_sockets, routes_instances, routes_snapshots, routes_templates,
+        routes_ingresses, routes_volumes, routes_screens, routes_things,
+    )  # fmt: skip
+    for module in modules:
         api.include_router(module.router)
     app.include_router(api)
     app.include_router(_health())
@@ -77,6 +93,7 @@ def _health() -> APIRouter:
             ("polyvisor_instances", "instances", usage.instances),
             ("polyvisor_vcpus", "vCPUs given to instances", usage.vcpus),
             ("polyvisor_memory_bytes", "memory given to instances", usage.memory),
+            ("polyvisor_snapshot_bytes", "disk that snapshots hold", await core.snapshots.held(caller)),
             ("polyvisor_disk_bytes", "disk given to instances and volumes", usage.disk),
         ]
         return "".join(f"# HELP {n} {text}\n# TYPE {n} gauge\n{n} {value}\n" for n, text, value in rows)

@@ -1,6 +1,7 @@
 """The door: who asks is known before a route is looked at or a body read, so no route can forget to ask.
 
-Bearer or Basic authorization, or an `X-API-Key` header.
+Bearer or Basic authorization, or an `X-API-Key` header; `X-Project` says in which project the caller acts. Who has
+nothing to show may only log in.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyvisor.dialects.kit.credentials import from_authorization
+from polyvisor.dialects.kit.credentials import from_authorization, source_of
 from polyvisor.dialects.native.errors import reply
 from polyvisor.engine import Engine
 from polyvisor.model.faults import Fault, Forbidden
@@ -20,13 +21,15 @@ from polyvisor.model.principal import Credential, Principal
 
 PREFIX = "/api/v1"
 DOCUMENT = f"{PREFIX}/openapi.json"
+PROJECT = "x-project"
+"""The header in which a caller says in which project it acts, by id or path."""
 
 
 def credential(connection: HTTPConnection) -> Credential | None:
     """What the caller showed, if anything."""
     if key := connection.headers.get("x-api-key"):
-        return Credential(key=key)
-    return from_authorization(connection.headers.get("authorization", ""))
+        return Credential(key=key, source=source_of(connection))
+    return from_authorization(connection.headers.get("authorization", ""), source_of(connection))
 
 
 def engine_of(connection: HTTPConnection) -> Engine:
@@ -42,8 +45,10 @@ def caller(connection: HTTPConnection) -> Principal:
 
 
 def is_guarded(path: str) -> bool:
-    """Whether a credential is needed: everywhere but for the documents and the health of the process."""
-    return path == "/metrics" or (path.startswith(PREFIX) and path != DOCUMENT)
+    """Whether a credential is needed: everywhere but for the documents and the health of the process, and where a
+    ticket is one."""
+    free = path in (DOCUMENT, f"{PREFIX}/sessions") or path.startswith(f"{PREFIX}/screens/")
+    return path == "/metrics" or (path.startswith(PREFIX) and not free)
 
 
 def check_origin(connection: HTTPConnection) -> None:
@@ -75,6 +80,8 @@ class Door:
                 connection = HTTPConnection(scope)
                 check_origin(connection)
                 principal = await self._engine.authenticate(credential(connection))
+                if project := connection.headers.get(PROJECT):
+                    principal = await self._engine.projects.enter(principal, project)
             except Fault as fault:
                 await reply(fault)(scope, receive, send)
                 return

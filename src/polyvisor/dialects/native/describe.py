@@ -23,13 +23,21 @@ _SCHEMES = {
     "basic": {"type": "http", "scheme": "basic"},
 }
 _SOCKETS = {
-    "exec": (
+    "instances/{key}/exec": (
         "Run a command (WebSocket)",
         "The first message is an `ExecRequest` as text. Then binary messages carry a channel byte and data (0 stdin, "
         "1 stdout, 2 stderr), text to the server is an `ExecOrder`, and the last text from it an `ExecResult` or a "
         "`Problem`.",
     ),
-    "console": ("The serial console (WebSocket)", "Binary messages both ways: first all that it said so far."),
+    "screens/{ticket}": (
+        "A screen (WebSocket)",
+        "RFB both ways, as VNC has it, in binary messages. The ticket is the credential, and opens this once. The "
+        "subprotocol may be `binary`.",
+    ),
+    "instances/{key}/console": (
+        "The serial console (WebSocket)",
+        "Binary messages both ways: first all that it said so far.",
+    ),
 }
 
 
@@ -37,6 +45,11 @@ def streamed(media: str, model: str = "") -> dict[int | str, dict[str, Any]]:
     """What a route says of its answer when that is a stream, of records or of bytes."""
     schema = {"$ref": _SCHEMA.format(model=model)} if model else {"type": "string", "format": "binary"}
     return {200: {"description": "A stream", "content": {media: {"schema": schema}}}}
+
+
+def pictured(media: str) -> dict[int | str, dict[str, Any]]:
+    """What a route says of its answer when that is a picture."""
+    return {200: {"description": "A picture", "content": {media: {"schema": {"type": "string", "format": "binary"}}}}}
 
 
 def uploaded(media: str) -> dict[str, Any]:
@@ -53,12 +66,12 @@ def describe(app: FastAPI) -> dict[str, Any]:
         document["security"] = [{name: []} for name in _SCHEMES]
         _add_schemas(document["components"]["schemas"])
         for name, (summary, text) in _SOCKETS.items():
-            document["paths"][f"{PREFIX}/instances/{{key}}/{name}"] = {"get": _socket(name, summary, text)}
+            document["paths"][f"{PREFIX}/{name}"] = {"get": _socket(name, summary, text)}
         for path, item in document["paths"].items():
             for operation in item.values():
-                if is_guarded(path):
+                if path.startswith(PREFIX) or is_guarded(path):
                     operation["responses"].update(_refusals())
-                else:
+                if not is_guarded(path):
                     operation["security"] = []
         app.openapi_schema = document
     return app.openapi_schema
@@ -79,12 +92,14 @@ def _add_schemas(schemas: dict[str, Any]) -> None:
         schemas[model.__name__] = schema
 
 
-def _socket(name: str, summary: str, text: str) -> dict[str, Any]:
+def _socket(path: str, summary: str, text: str) -> dict[str, Any]:
+    words = path.split("/")
+    named = next(word.strip("{}") for word in words if word.startswith("{"))
     return {
         "tags": ["streams"],
         "summary": summary,
         "description": text,
-        "operationId": name,
-        "parameters": [{"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "operationId": words[-1] if not words[-1].startswith("{") else words[0],
+        "parameters": [{"name": named, "in": "path", "required": True, "schema": {"type": "string"}}],
         "responses": {"101": {"description": "The protocol changes to WebSocket"}},
     }

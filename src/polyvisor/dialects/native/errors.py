@@ -24,6 +24,7 @@ STATUS: Mapping[type[Fault], int] = total(
     {
         faults.Invalid: 422,
         faults.Unauthenticated: 401,
+        faults.Throttled: 429,
         faults.Forbidden: 403,
         faults.NotFound: 404,
         faults.Exists: 409,

@@ -10,16 +10,18 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyvisor.dialects.native.errors import too_large
+from polyvisor.model.spec import MAX_DISK
 from polyvisor.model.units import GIB, MIB
 
 JSON_LIMIT = 1 * MIB
 UPLOAD_LIMIT = 64 * GIB
-_UPLOADS = ("/files", "/archive", "/images")
+_UPLOADS = {"/files": UPLOAD_LIMIT, "/archive": UPLOAD_LIMIT, "/images": UPLOAD_LIMIT, "/media": MAX_DISK}
 
 
 def _limit(scope: Scope) -> int:
-    upload = scope["method"] == "PUT" and scope["path"].endswith(_UPLOADS)
-    return UPLOAD_LIMIT if upload else JSON_LIMIT
+    if scope["method"] != "PUT":
+        return JSON_LIMIT
+    return next((limit for end, limit in _UPLOADS.items() if scope["path"].endswith(end)), JSON_LIMIT)
 
 
 class BodyLimit:

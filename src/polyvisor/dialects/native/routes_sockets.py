@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
+from polyvisor.dialects.kit.inbox import Inbox
 from polyvisor.dialects.native.auth import caller, engine_of
 from polyvisor.dialects.native.errors import invalid, problem
 from polyvisor.dialects.native.translate import exec_of, exit_to
@@ -37,16 +38,17 @@ T = TypeVar("T")
 async def execute(socket: WebSocket, key: str) -> None:
     """Run a command: the first message is an `ExecRequest`, the last one an `ExecResult` or a `Problem`."""
     principal, core = caller(socket), engine_of(socket)
-    await core.instances.get(principal, key, Action.OPERATE)
+    await core.instances.get(principal, key, Action.INSTANCE_INTERACT)
     await socket.accept()
 
     async def run() -> wire.ExecResult:
-        ask = _read(wire.ExecRequest, await _receive(socket))
-        process = await core.streams.execute(principal, key, exec_of(ask))
-        try:
-            return await _first(_tell(socket, process), _feed(socket, process))
-        finally:
-            await process.close()
+        async with Inbox(socket) as inbox:
+            ask = _read(wire.ExecRequest, await inbox.get())
+            process = await inbox.while_open(core.streams.execute(principal, key, exec_of(ask)))
+            try:
+                return await _first(_tell(socket, process), _feed(inbox, process))
+            finally:
+                await process.close()
 
     await _converse(socket, run())
 
@@ -58,14 +60,18 @@ async def console(socket: WebSocket, key: str) -> None:
     source = await core.streams.console(principal, key)
     await socket.accept()
 
-    async def typed() -> None:
+    async def typed(inbox: Inbox) -> None:
         while True:
-            data = (await _receive(socket)).get("bytes")
+            data = (await inbox.get()).get("bytes")
             if data is None:
                 raise Invalid("a console takes binary messages", field="body")
             await core.streams.type(principal, key, data)
 
-    await _converse(socket, _first(_show(socket, source), typed()))
+    async def run() -> None:
+        async with Inbox(socket) as inbox:
+            await _first(_show(socket, source), typed(inbox))
+
+    await _converse(socket, run())
 
 
 async def _converse(socket: WebSocket, work: Coroutine[Any, Any, wire.ExecResult | None]) -> None:
@@ -100,14 +106,6 @@ async def _first(telling: Coroutine[Any, Any, T], feeding: Coroutine[Any, Any, N
         await asyncio.gather(tell, feed, return_exceptions=True)
 
 
-async def _receive(socket: WebSocket) -> Message:
-    """:raise WebSocketDisconnect: the client is gone."""
-    message = await socket.receive()
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code") or 1005)
-    return message
-
-
 def _read(model: type[M], message: Message) -> M:
     """A text message as what it must be. :raise Invalid:"""
     text = message.get("text")
@@ -127,9 +125,9 @@ async def _tell(socket: WebSocket, process: Process) -> wire.ExecResult:
         await socket.send_bytes(pack(said.fd, said.data))
 
 
-async def _feed(socket: WebSocket, process: Process) -> None:
+async def _feed(inbox: Inbox, process: Process) -> None:
     while True:
-        message = await _receive(socket)
+        message = await inbox.get()
         data = message.get("bytes")
         if data is None:
             await _obey(process, _read(wire.ExecOrder, message))

@@ -1,4 +1,4 @@
-"""Volumes, images, hosts, operations and the caller, over HTTP."""
+"""Images, hosts, operations and the caller, over HTTP."""
 
 from __future__ import annotations
 
@@ -13,52 +13,24 @@ from polyvisor import __version__
 from polyvisor.dialects.native.auth import Caller, Core
 from polyvisor.dialects.native.describe import streamed, uploaded
 from polyvisor.dialects.native.limits import UPLOAD_LIMIT, body_of
-from polyvisor.dialects.native.params import Cursor, IdempotencyKey, Key, PageSize
-from polyvisor.dialects.native.translate import error_to, host_to, image_to, operation_to, volume_to
+from polyvisor.dialects.native.params import Key, PageSize
+from polyvisor.dialects.native.translate import (
+    error_to,
+    host_to,
+    image_to,
+    nic_to,
+    operation_to,
+    reclaimed_to,
+    wanted_of,
+)
 from polyvisor.engine.images import Pull
 from polyvisor.model.faults import Fault, Internal
-from polyvisor.model.units import parse_size
 from polyvisor.wire import native as wire
 
 router = APIRouter()
 _LINES = "application/x-ndjson"
 _TELL_EVERY = 0.5
 ImageName = Annotated[str, Path(max_length=512, pattern=r"^[^\x00]+$")]
-
-
-@router.post("/volumes", status_code=201, tags=["volumes"])
-async def create_volume(
-    body: wire.CreateVolume, caller: Caller, core: Core, idempotency_key: IdempotencyKey = ""
-) -> wire.Volume:
-    """Create a volume with an empty ext4 file system. With an `Idempotency-Key`, a repeat makes no second."""
-    size = parse_size(body.size, "size")
-    return volume_to(await core.volumes.create(caller, body.name, size, idempotency_key))
-
-
-@router.get("/volumes", tags=["volumes"])
-async def list_volumes(caller: Caller, core: Core, cursor: Cursor = None, limit: PageSize = 100) -> wire.VolumePage:
-    """A page of volumes, oldest first."""
-    page = await core.volumes.list(caller, cursor, limit)
-    return wire.VolumePage(items=[volume_to(v) for v in page.items], next=page.next)
-
-
-@router.get("/volumes/{key}", tags=["volumes"])
-async def get_volume(key: Key, caller: Caller, core: Core) -> wire.Volume:
-    """One volume, by id or name."""
-    return volume_to(await core.volumes.get(caller, key))
-
-
-@router.patch("/volumes/{key}", tags=["volumes"])
-async def resize_volume(key: Key, body: wire.ResizeVolume, caller: Caller, core: Core) -> wire.Volume:
-    """Grow a volume; a running holder sees the new size at once."""
-    return volume_to(await core.volumes.resize(caller, key, parse_size(body.size, "size")))
-
-
-@router.delete("/volumes/{key}", status_code=204, tags=["volumes"])
-async def delete_volume(key: Key, caller: Caller, core: Core) -> Response:
-    """Delete a volume. Refused while it is attached."""
-    await core.volumes.delete(caller, key)
-    return Response(status_code=204)
 
 
 @router.get("/images", tags=["images"])
@@ -134,6 +106,18 @@ async def list_operations(caller: Caller, core: Core, limit: PageSize = 100) -> 
 async def list_hosts(caller: Caller, core: Core) -> wire.HostList:
     """The hosts and what they can do."""
     return wire.HostList(items=[host_to(h) for h in await core.hosts.list(caller)])
+
+
+@router.get("/nics", tags=["hosts"])
+async def list_nics(caller: Caller, core: Core) -> wire.HostNicList:
+    """Networks of the operator's that instances may have a NIC on."""
+    return wire.HostNicList(items=[nic_to(n) for n in await core.nics.list(caller)])
+
+
+@router.post("/hosts/reclaim", tags=["hosts"])
+async def reclaim_memory(body: wire.ReclaimMemory, caller: Caller, core: Core) -> wire.Reclaimed:
+    """Let guests lend the host memory for a while. Operators only. A later call takes the place of an earlier one."""
+    return reclaimed_to(await core.reclaim.reclaim(caller, wanted_of(body)))
 
 
 @router.get("/about", tags=["hosts"])

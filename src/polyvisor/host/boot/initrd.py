@@ -14,11 +14,12 @@ from pathlib import Path
 from polyvisor.host.run import run
 from polyvisor.model.faults import Unsupported
 
-# What the root stands on; what only a networked guest needs; what no workload waits for.
+# What the root stands on; what only a networked guest needs, and one with overlays; what no workload waits for.
 GROUPS = {
     "boot": ("virtio_pci", "virtio_blk", "virtio_console", "qemu_fw_cfg", "squashfs", "overlay"),
     "net": ("virtio_net",),
-    "late": ("pvpanic_pci", "virtio_rng"),
+    "overlays": ("loop",),
+    "late": ("pvpanic_pci", "virtio_rng", "virtio_balloon"),
 }
 
 

@@ -10,21 +10,26 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from polyvisor.host.guest import pairs
 from polyvisor.host.guest.channel import Channel
-from polyvisor.host.guest.frames import DELIMITER, PROTOCOL, Decoder, Frame, Kind, encode
+from polyvisor.host.guest.frames import DELIMITER, MOST, PROTOCOL, Decoder, Frame, Kind, encode
 from polyvisor.host.sockets import connect_unix
-from polyvisor.model.faults import TimedOut, Unavailable
-from polyvisor.model.guest import Exec, FileStat
+from polyvisor.model.faults import Invalid, TimedOut, Unavailable
+from polyvisor.model.guest import Exec, FileStat, Identity
 from polyvisor.model.instance import Address
 
 _NOBODY = bytes(16)
 _PING_LIMIT = 5.0
+_READY_LIMIT = 30.0
+_SILENCE = 5.0  # seconds after which a connection has to prove itself before it is used
 _VERB_LIMIT = 60.0
+_CLOCK_LIMIT = 10.0
+_IDENTITY_LIMIT = 120.0  # an RSA key is half a minute's work for an emulated processor that is shared
 
 
 class Agent(asyncio.Protocol):
@@ -42,6 +47,8 @@ class Agent(asyncio.Protocol):
         self._pongs: dict[bytes, asyncio.Future[None]] = {}
         self._room = asyncio.Event()
         self._room.set()
+        self._heard = 0.0
+        self._begun = 0
 
     @classmethod
     async def connect(cls, path: Path, limit: float) -> Agent:
@@ -70,6 +77,7 @@ class Agent(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Frames go to their channels."""
+        self._heard = asyncio.get_running_loop().time()
         for frame in self._decoder.feed(data):
             if frame.kind == Kind.HELLO:
                 self._on_hello(frame.payload[4:20])
@@ -142,9 +150,32 @@ class Agent(asyncio.Protocol):
         """See Guest."""
         return self._closed.is_set()
 
-    async def until_ready(self) -> None:
+    @property
+    def sessions(self) -> tuple[int, int]:
         """See Guest."""
-        await self._until(self._ready)
+        return len(self._channels), self._begun
+
+    async def until_ready(self) -> None:
+        """See Guest. An agent that never says so is talked to anew."""
+        try:
+            async with asyncio.timeout(_READY_LIMIT):
+                await self._until(self._ready)
+        except TimeoutError as error:
+            await self.close()
+            raise Unavailable("the agent does not say that it is ready") from error
+
+    async def is_there(self) -> bool:
+        """Whether the agent still listens. One that said nothing for a while is asked, and left if it does not answer;
+        not while anything is under way, which would be lost with the connection."""
+        if self.closed:
+            return False
+        if not self._channels and asyncio.get_running_loop().time() - self._heard > _SILENCE:
+            try:
+                await self.ping()
+            except (TimedOut, Unavailable):
+                await self.close()
+                return False
+        return True
 
     async def until_closed(self) -> None:
         """See Guest."""
@@ -177,18 +208,17 @@ class Agent(asyncio.Protocol):
 
     # -- channels ----------------------------------------------------------------------------------------------
 
-    def _open(self, request: Iterable[tuple[str, str]]) -> Channel:
+    def _open(self, request: bytes) -> Channel:
         if self.closed:
             raise Unavailable("the connection to the guest's agent is gone")
-        packed = pairs.pack(request)
         channel = Channel(next(self._numbers), self._send, self._drained)
         self._channels[channel.number] = channel
-        self._send(Frame(Kind.OPEN, channel.number, packed))
+        self._send(Frame(Kind.OPEN, channel.number, request))
         return channel
 
     @asynccontextmanager
-    async def _opened(self, verb: str, **options: str) -> AsyncIterator[Channel]:
-        channel = self._open([("verb", verb), *options.items()])
+    async def _opened(self, request: bytes) -> AsyncIterator[Channel]:
+        channel = self._open(request)
         try:
             yield channel
         finally:
@@ -198,10 +228,13 @@ class Agent(asyncio.Protocol):
         await channel.close()
         self._channels.pop(channel.number, None)
 
-    async def _ask(self, verb: str, **options: str) -> dict[str, str]:
-        async with self._opened(verb, **options) as channel:
+    async def _ask(self, verb: str, limit: float = _VERB_LIMIT, /, **options: str) -> dict[str, str]:
+        return await self._answer(_request(verb, **options), limit)
+
+    async def _answer(self, request: bytes, limit: float) -> dict[str, str]:
+        async with self._opened(request) as channel:
             try:
-                async with asyncio.timeout(_VERB_LIMIT):
+                async with asyncio.timeout(limit):
                     return await channel.finished()
             except TimeoutError as error:
                 raise TimedOut("the guest's agent does not answer") from error
@@ -217,7 +250,13 @@ class Agent(asyncio.Protocol):
             request += [("tty", "1"), ("cols", str(ask.cols)), ("rows", str(ask.rows))]
         if ask.timeout is not None:
             request.append(("timeout_ms", str(max(1, round(ask.timeout * 1000)))))
-        return Command(self, self._open(request))
+        self._begun += 1
+        return Command(self, self._open(pairs.pack(request)))
+
+    async def dial(self, port: int) -> Command:
+        """See Guest."""
+        self._begun += 1
+        return Command(self, self._open(_request("dial", port=str(port))))
 
     async def shutdown(self) -> None:
         """See Guest."""
@@ -228,14 +267,14 @@ class Agent(asyncio.Protocol):
 
     async def read_file(self, path: str) -> AsyncIterator[bytes]:
         """See Guest."""
-        async with self._opened("read", path=path) as channel:
+        async with self._opened(_request("read", path=path)) as channel:
             while (said := await channel.output()) is not None:
                 yield said.data
             channel.check()
 
     async def write_file(self, path: str, chunks: AsyncIterator[bytes], *, mode: int) -> None:
         """See Guest."""
-        async with self._opened("write", path=path, mode=f"{mode:o}") as channel:
+        async with self._opened(_request("write", path=path, mode=f"{mode:o}")) as channel:
             await _pour(channel, chunks)
 
     async def stat(self, path: str, *, follow: bool) -> FileStat:
@@ -250,21 +289,22 @@ class Agent(asyncio.Protocol):
 
     async def tar_out(self, path: str) -> AsyncIterator[bytes]:
         """See Guest."""
-        async with self._opened("tar", path=path) as channel:
+        async with self._opened(_request("tar", path=path)) as channel:
             while (said := await channel.output()) is not None:
                 yield said.data
             channel.check()
 
     async def tar_in(self, path: str, chunks: AsyncIterator[bytes]) -> None:
         """See Guest."""
-        async with self._opened("untar", path=path) as channel:
+        async with self._opened(_request("untar", path=path)) as channel:
             await _pour(channel, chunks)
 
     # -- disks and network -------------------------------------------------------------------------------------
 
-    async def mount(self, serial: str, path: str, *, read_only: bool) -> None:
+    async def mount(self, serial: str, path: str, *, read_only: bool, overlay: int | None = None) -> None:
         """See Guest."""
-        await self._ask("mount", serial=serial, path=path, read_only="1" if read_only else "0")
+        above = {} if overlay is None else {"overlay": str(overlay)}
+        await self._ask("mount", serial=serial, path=path, read_only="1" if read_only else "0", **above)
 
     async def umount(self, path: str) -> None:
         """See Guest."""
@@ -277,6 +317,28 @@ class Agent(asyncio.Protocol):
     async def set_network(self, address: Address, hostname: str) -> None:
         """See Guest."""
         await self._ask("network", **dict(network_pairs(address)), hostname=hostname)
+
+    # -- after a restore from memory ---------------------------------------------------------------------------
+
+    async def set_clock(self, now: float | None = None) -> None:
+        """See Guest."""
+        now_ns = time.time_ns() if now is None else round(now * 1e9)
+        await self._ask("clock", _CLOCK_LIMIT, now_ns=str(now_ns))
+
+    async def take_identity(self, identity: Identity) -> None:
+        """See Guest."""
+        told = {"hostname": identity.hostname, "machine_id": identity.machine_id, "seed": identity.seed.hex()}
+        fields = {name: value for name, value in told.items() if value}
+        if identity.address is not None:
+            fields |= {"mac": identity.address.mac, **dict(network_pairs(identity.address))}
+        await self._ask("identity", _IDENTITY_LIMIT, now_ns=str(time.time_ns()), **fields)
+
+    async def configure(self, config: bytes) -> None:
+        """See Guest."""
+        request = _request("configure") + config
+        if len(request) > MOST:
+            raise Invalid("the settings are too long", field="env")
+        await self._answer(request, _VERB_LIMIT)
 
 
 class Command:
@@ -294,6 +356,10 @@ class Command:
     async def close(self) -> None:
         """See Process."""
         await self._agent._done_with(self._channel)
+
+
+def _request(verb: str, **options: str) -> bytes:
+    return pairs.pack([("verb", verb), *options.items()])
 
 
 def network_pairs(address: Address) -> list[tuple[str, str]]:

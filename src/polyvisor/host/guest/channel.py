@@ -109,7 +109,7 @@ class Channel:
             fault = _FAULTS.get(error)
             if fault is None:
                 raise Internal("the guest's agent failed", private=text)
-            raise fault(text, field="path" if fault in (NotFound, Invalid) else None)
+            raise fault(text, field=result.get("field", "path" if fault in (NotFound, Invalid) else None))
 
     # -- input -------------------------------------------------------------------------------------------------
 

@@ -131,13 +131,19 @@ def _as_root() -> list[str]:
     return [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--map-auto"]
 
 
+def _mounts_apart() -> list[str]:
+    """It mounts the host's /dev/shm and more in its tree. Killed, it would leave them there, and who clears the tree
+    away would clear those too; in a mount namespace of its own they are seen by nobody else and end with it."""
+    return ["unshare", "--mount", "--propagation", "private"] if os.geteuid() == 0 else []
+
+
 async def _bootstrap(sources: list[Source], work: Path, progress: Progress) -> None:
     listed = work / "sources.list"
     listed.write_text("".join(source.line() + "\n" for source in sources))
     listed.chmod(0o600)
     log = work / "mmdebstrap.log"
     argv = [
-        "mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
+        *_mounts_apart(), "mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
         "--variant=apt", "--format=tar",
         "--architectures=amd64", f"--logfile={log}", f"--include={','.join(PACKAGES)}",
         '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',

@@ -12,6 +12,7 @@ from polyvisor.host.images.bounds import DOCUMENT, Bounds
 from polyvisor.model.faults import Invalid, Unsupported
 from polyvisor.model.ids import Digest
 from polyvisor.model.image import ImageConfig, parse_digest
+from polyvisor.ports.images import Contents
 
 INDEXES = (
     "application/vnd.oci.image.index.v1+json",
@@ -120,6 +121,18 @@ def manifest(data: bytes, bounds: Bounds) -> Manifest:
     bounds.check("the size of the config", parsed.config.size, DOCUMENT)
     bounds.check("the packed size", parsed.size, bounds.content)
     return parsed
+
+
+def contents(data: bytes, bounds: Bounds, arch: str) -> Contents:
+    """What a manifest, or an index of them, names. :raise Invalid: :raise Unsupported: none of it is for `arch`."""
+    found = read(data, "manifest")
+    media = found.get("mediaType", "")
+    if not isinstance(media, str):
+        raise _no("its mediaType is no text")
+    if media in INDEXES or (not media and "manifests" in found):
+        return Contents(chosen=choose(found, arch), media=media)
+    parsed = manifest(data, bounds)
+    return Contents({blob.digest: blob.size for blob in (parsed.config, *parsed.layers)}, media=media)
 
 
 def _layer(entry: Mapping[str, Any]) -> Blob:

@@ -35,9 +35,7 @@ _POLICY = Path("/etc/containers/policy.json")
 _ABSENT = re.compile(
     r"manifest unknown|name unknown|repository name not known|status(?: ?code)?:? 404|unexpected http status: 404"
 )
-_DENIED = re.compile(
-    r"unauthorized|authentication required|access to the resource is denied|status(?: ?code)?:? 40[13]"
-)
+DENIED = re.compile(r"unauthorized|authentication required|access to the resource is denied|status(?: ?code)?:? 40[13]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,8 @@ class Way:
         return await run(argv, env=own, online=True, check=False, **how)
 
 
-def _skopeo(verb: str, arch: str, *rest: str) -> list[str]:
+def skopeo(verb: str, arch: str, *rest: str) -> list[str]:
+    """Its command line. :raise Unsupported: it is not installed."""
     need("skopeo")
     # Signature policies are the operator's; without any policy skopeo would not start at all.
     trust = [] if _POLICY.exists() else ["--insecure-policy"]
@@ -89,7 +88,7 @@ async def resolve(reference: Reference, way: Way) -> Digest:
 
 async def _raw(reference: Reference, way: Way) -> bytes:
     flags = ["--tls-verify=false"] if reference.loopback else []
-    argv = _skopeo("inspect", "", "--raw", *flags, f"docker://{_remote(reference)}")
+    argv = skopeo("inspect", "", "--raw", *flags, f"docker://{_remote(reference)}")
     done = await way.run(argv, timeout=60, max_output=2 * DOCUMENT)
     _judge(done, str(reference))
     if reference.digest and "sha256:" + hashlib.sha256(done.out).hexdigest() != reference.digest:
@@ -115,7 +114,7 @@ def _judge(done: Completed, subject: str) -> None:
         raise _bomb()
     if _ABSENT.search(words):
         raise NotFound(f"image: there is no {subject}", field="image", subject=subject, private=last[-4000:])
-    why = "its registry wants a login" if _DENIED.search(words) else "could not be fetched"
+    why = "its registry wants a login" if DENIED.search(words) else "could not be fetched"
     raise Upstream(f"image: {subject}: {why}", field="image", subject=subject, private=last[-400:])
 
 
@@ -166,7 +165,7 @@ class Meter:
 async def _copy(source: Sequence[str], way: Way, bounds: Bounds, meter: Meter, *, online: bool = True) -> Path:
     place = way.work / "fetched"
     place.mkdir()
-    argv = _skopeo("copy", way.arch, *source, f"dir:{place}")
+    argv = skopeo("copy", way.arch, *source, f"dir:{place}")
     limits = Limits(file_size=bounds.content, no_network=not online)
     running = asyncio.ensure_future(way.run(argv, timeout=3600, limits=limits))
     watch = asyncio.create_task(meter.watch(place, bounds.content + DOCUMENT))

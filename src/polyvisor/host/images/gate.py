@@ -20,14 +20,16 @@ _LIMIT = 15.0
 _CHUNK = 64 * 1024
 
 
-async def run_enclosed(argv: Sequence[str], judge: Judge = public_addresses, **how: object) -> Completed:
+async def run_enclosed(
+    argv: Sequence[str], judge: Judge = public_addresses, *, fds: Sequence[int] = (), **how: object
+) -> Completed:
     """As `run`, but all that `argv` can reach is what `judge` has addresses for, by HTTPS and this proxy."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         door = asyncio.create_task(_stand(ours, judge))
         try:
-            return await run(enclosed(argv, theirs.fileno()), fds=[theirs.fileno()], **how)  # type: ignore[arg-type]  # passed on
+            return await run(enclosed(argv, theirs.fileno()), fds=[theirs.fileno(), *fds], **how)  # type: ignore[arg-type]  # passed on
         finally:
             door.cancel()
             await asyncio.gather(door, return_exceptions=True)

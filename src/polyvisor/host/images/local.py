@@ -12,17 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from polyvisor.host.images import busybox, debian, disks, fetch
+from polyvisor.host.images import busybox, debian, disks, fetch, outward
 from polyvisor.host.images.addresses import addresses, is_public, split
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.catalog import FILES, Catalog, settle
-from polyvisor.host.images.documents import architecture
+from polyvisor.host.images.documents import architecture, contents
 from polyvisor.host.images.room import needing_room
 from polyvisor.host.images.sniff import Form, sniff
 from polyvisor.host.images.squash import flatten, squash
 from polyvisor.host.images.threads import in_thread
 from polyvisor.host.run import proxies
-from polyvisor.model.faults import Exists, Forbidden, Invalid, NotFound
+from polyvisor.model.faults import Exists, Forbidden, Invalid, NotFound, Unsupported
 from polyvisor.model.ids import Digest
 from polyvisor.model.image import (
     Image,
@@ -33,8 +33,9 @@ from polyvisor.model.image import (
     parse_digest,
     parse_reference,
 )
+from polyvisor.model.push import Login, Sent
 from polyvisor.model.units import Bytes
-from polyvisor.ports.images import Progress
+from polyvisor.ports.images import Contents, Progress
 
 BUILT_IN = (busybox.NAME, debian.NAME)
 DOWNLOADS = 8
@@ -130,6 +131,33 @@ class LocalImages:
         if self._settings.registries or not await _leads_out(full.registry):
             raise Forbidden(f"images may not be pulled from {full.registry}", field="image")
         return str(full)
+
+    async def vet_target(self, reference: str, *, trusted: bool, insecure: bool) -> str:
+        """See `ports.images.Images.vet_target`."""
+        found = parse_reference(reference, field="target")
+        if not found.registry:
+            raise Invalid("target: must name a registry", field="target")
+        if found.digest:
+            raise Invalid("target: must be a name with a tag, not a digest", field="target")
+        vouched = self._settings.vouch(found.registry) or (trusted and not self._settings.registries)
+        if insecure and not vouched:
+            raise Invalid("insecure: only for registries that the operator names", field="insecure")
+        if not vouched and (self._settings.registries or not await _leads_out(found.registry)):
+            raise Forbidden(f"images may not be pushed to {found.registry}", field="target")
+        return str(found)
+
+    async def push(self, digest: Digest, target: str, *, trusted: bool, insecure: bool, login: Login | None) -> Sent:
+        """See `ports.images.Images.push`."""
+        image = self._catalog.get(parse_digest(digest))
+        if image.kind is not ImageKind.ROOT:
+            raise Unsupported("image: a disk image cannot be pushed", field="image")
+        name = parse_reference(await self.vet_target(target, trusted=trusted, insecure=insecure))
+        walled = not trusted and not self._settings.vouch(name.registry)
+        plain = insecure or (name.loopback and not walled)
+        async with self._downloads, self._work() as work:
+            way = fetch.Way(work, self._arch, walled)
+            squashfs = self._catalog.path(image.id)
+            return await outward.send(image, squashfs, name, way, plain=plain, login=login)
 
     async def _share(
         self, key: str, name: str, progress: Progress, work: Callable[[_Flight], Awaitable[Image]]
@@ -232,6 +260,26 @@ class LocalImages:
             admitted = await self._admit(image, made, short)
             progress("ready", 1.0)
             return admitted
+
+    async def contents(self, manifest: bytes) -> Contents:
+        """See `ports.images.Images.contents`."""
+        return contents(manifest, self._settings.bounds, self._arch)
+
+    async def import_parts(self, place: Path, name: str, progress: Progress) -> Image:
+        """See `ports.images.Images.import_parts`."""
+        short = parse_reference(name, field="name").short
+        if short in BUILT_IN:
+            raise Exists(f"{short!r} is the name of a built-in image", field="name")
+        digest = await in_thread(disks.digest, place / "manifest.json")
+        lock = self._locks.setdefault(digest, asyncio.Lock())
+        async with lock:
+            if not self._catalog.find(digest):
+                async with self._turn(progress), self._work() as work:
+                    image, made = await self._root(place, work, progress)
+                    await self._admit(image, made, short)
+            self._catalog.name(digest, short)
+        progress("ready", 1.0)
+        return self._catalog.get(digest)
 
     async def _disk(
         self, path: Path, form: Form, work: Path, uid: int | None, progress: Progress

@@ -14,6 +14,7 @@ PACKAGES = {
     "qemu-img": "qemu-utils",
     "sfdisk": "fdisk",
     "skopeo": "skopeo",
+    "sqfs2tar": "squashfs-tools-ng",
     "sqfstar": "squashfs-tools",
     "zstd": "zstd",
 }

@@ -25,6 +25,7 @@ from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.network import Network
 from polyvisor.ports.hypervisor import TapNic
+from polyvisor.ports.network import Forwards
 
 _TAP = "pv"
 _TAP_LENGTH = 15  # what the kernel takes for a device name
@@ -46,7 +47,7 @@ class BridgeNetwork:
                 f"network.bridge: 1 to 15 letters, digits, '_', '.' or '-', not beginning with {_TAP!r}",
                 field="network.bridge",
             )
-        self._network = network
+        self.network = network
         self._bridge = bridge
         self._alias = paths.run.name  # whose bridge it is
         self._names = Names(paths, network, bridge)
@@ -75,7 +76,10 @@ class BridgeNetwork:
     def _member(self, blueprint: Blueprint) -> rules.Member:
         assert blueprint.address
         mark = self._marks.setdefault(blueprint.project, len(self._marks) + 1)
-        return rules.Member(tap_name(blueprint.id), blueprint.address.mac, blueprint.address.ip, mark)
+        address, spec = blueprint.address, blueprint.spec
+        return rules.Member(
+            tap_name(blueprint.id), address.mac, address.ip, mark, spec.download_rate, spec.upload_rate
+        )  # fmt: skip
 
     async def _make_bridge(self) -> None:
         """Its MAC is given, or it would change with the devices that join and leave."""
@@ -88,13 +92,13 @@ class BridgeNetwork:
             )
         elif (await _links("dev", device))[0].get("ifalias") != self._alias:
             raise Unsupported(f"network.bridge: {device} is there already and not ours", field="network.bridge")
-        address = f"{self._network.gateway}/{self._network.subnet.prefixlen}"
+        address = f"{self.network.gateway}/{self.network.subnet.prefixlen}"
         await _ip(f"addr replace {address} dev {device}", f"link set {device} up")
         await asyncio.to_thread(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
 
     async def _load(self) -> None:
         """The rules as a whole."""
-        words = rules.table(self._network, self._bridge, list(self._members.values()))
+        words = rules.table(self.network, self._bridge, list(self._members.values()))
         await _nft(words)
 
     async def _change(self, words: str) -> None:
@@ -107,9 +111,15 @@ class BridgeNetwork:
     async def _rejoin(self) -> None:
         """Devices of running guests that have lost their bridge, because somebody deleted it or we were cut short."""
         ours = {member.tap for member in self._members.values()}
-        lost = [row["ifname"] for row in await self._taps() if row["ifname"] in ours and "master" not in row]
-        if lost:
-            await _ip(*(f"link set {name} master {self._bridge} up" for name in lost))
+        taps = await self._taps()
+        lost = [row["ifname"] for row in taps if row["ifname"] in ours and "master" not in row]
+        there = {row["ifname"] for row in taps}
+        known = [self._neighbour(member) for member in self._members.values() if member.tap in there]
+        if lost or known:
+            await _ip(*(f"link set {name} master {self._bridge} up" for name in lost), *known)
+        for member in self._members.values():
+            if member.download and exists(member.tap):
+                await _slow(member)
 
     async def stop(self) -> None:
         """See NetworkDriver."""
@@ -135,7 +145,15 @@ class BridgeNetwork:
             member = self._members[blueprint.id] = self._member(blueprint)
             await self._change(rules.guard(member))
             made = [] if exists(name) else [f"tuntap add {name} mode tap vnet_hdr"]
-            await _ip(*made, f"link set {name} master {self._bridge} up")
+            if made:
+                await _ip(*made)
+            if member.download:
+                await _slow(member)
+            await _ip(f"link set {name} master {self._bridge} up", self._neighbour(member))
+
+    def _neighbour(self, member: rules.Member) -> str:
+        """The host need not ask who has that address: while the guest is being restored nobody would answer."""
+        return f"neigh replace {member.ip} lladdr {member.mac} dev {self._bridge} nud permanent"
 
     async def unplug(self, blueprint: Blueprint) -> None:
         """See NetworkDriver."""
@@ -143,15 +161,20 @@ class BridgeNetwork:
             return
         name = tap_name(blueprint.id)
         async with self._turn:
+            member = self._members.pop(blueprint.id, None) or self._member(blueprint)
             if exists(name):
                 await _ip(f"link del {name}")
-            member = self._members.pop(blueprint.id, None) or self._member(blueprint)
+            await _ip(f"neigh del {member.ip} dev {self._bridge}", check=False)
             await self._change(rules.unguard(member))
         self._names.remove(blueprint)
 
     def nic(self, blueprint: Blueprint) -> TapNic | None:
         """See NetworkDriver."""
         return None if blueprint.address is None else TapNic(tap_name(blueprint.id))
+
+    def reach(self, blueprint: Blueprint, forwards: Forwards, port: int) -> tuple[str, int] | None:
+        """See NetworkDriver."""
+        return None if blueprint.address is None else (blueprint.address.ip, port)
 
     def domain(self, blueprint: Blueprint) -> str:
         """See NetworkDriver."""
@@ -173,6 +196,13 @@ class BridgeNetwork:
 async def _ip(*lines: str, check: bool = True) -> None:
     """Several changes by one process."""
     await run(["ip", "-batch", "-"], stdin="\n".join(lines).encode() + b"\n", timeout=_LIMIT, check=check)
+
+
+async def _slow(member: rules.Member) -> None:
+    """What comes to a guest leaves its device at that rate; it goes with the device."""
+    size = rules.burst(member.download)
+    shape = ["tbf", "rate", f"{member.download}bps", "burst", str(size), "latency", "400ms"]  # bps: bytes a second
+    await run(["tc", "qdisc", "replace", "dev", member.tap, "root", *shape], timeout=_LIMIT)
 
 
 async def _nft(words: str) -> None:

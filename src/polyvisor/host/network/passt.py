@@ -7,6 +7,7 @@ bound to the interface of the default route, since a guest may put any address o
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from polyvisor.model.instance import Address
 from polyvisor.ports.hypervisor import UserNic
 
 _LIMIT = 10.0
+_MAC = "02:00:00:00:00:02"  # by which the guest's agent knows it: guest/handshake.c
 _ROUTES = Path("/proc/self/net/route")
 
 
@@ -31,33 +33,32 @@ def argv(fd: int, nic: UserNic, address: Address, way_out: str | None, uid: int 
     """The command line. Without a way out only the forwards work: outbound protocols have nothing to be bound to."""
     line = [
         "passt", "--quiet", "--fd", str(fd), "--ipv4-only", "--address", address.ip, "--netmask", str(address.prefix),
-        "--gateway", address.gateway, "--mac-addr", "02:00:00:00:00:02", "--no-map-gw", "--no-dhcp-search",
+        "--gateway", address.gateway, "--mac-addr", _MAC, "--no-map-gw", "--no-dhcp-search",
         "--dns-forward", address.dns, "--interface", way_out or "lo", "--outbound-if4", way_out or "lo",
     ]  # fmt: skip
     if uid is not None:
         line += ["--runas", f"{uid}:{uid}"]
-    for protocol, host, guest in nic.forwards:
+    for protocol, host, guest in nic.inner or nic.forwards:
         line += [f"--{protocol}-ports", f"127.0.0.1/{host}:{guest}"]
     return line
 
 
-async def join(nic: UserNic, address: Address, uid: int | None) -> socket.socket:
-    """Start it; the hypervisor's end of the pair. When it is closed, passt has ended.
+def join(nic: UserNic, address: Address, uid: int | None) -> tuple[socket.socket, asyncio.Task[None]]:
+    """The hypervisor's end of the pair, and the start of passt at the other one, which the hypervisor need not await:
+    what it sends meanwhile waits in the pair. When our end is closed, passt has ended.
 
-    :raise Busy: a host port is taken.
-    :raise Unsupported: passt is not installed or does not run here.
+    The task raises Busy: a host port is taken. Unsupported: passt is not installed or does not run here.
     """
     ours, theirs = socket.socketpair()
+    return ours, asyncio.create_task(_start(theirs, nic, address, uid), name="passt")
+
+
+async def _start(theirs: socket.socket, nic: UserNic, address: Address, uid: int | None) -> None:
     with theirs:
-        try:
-            line = argv(theirs.fileno(), nic, address, outbound(), uid)
-            done = await run(line, timeout=_LIMIT, fds=[theirs.fileno()], check=False)
-            if done.code:
-                raise _refusal(nic.forwards, done.err.decode(errors="replace"))
-        except BaseException:
-            ours.close()
-            raise
-    return ours
+        line = argv(theirs.fileno(), nic, address, outbound(), uid)
+        done = await run(line, timeout=_LIMIT, fds=[theirs.fileno()], check=False)
+    if done.code:
+        raise _refusal(nic.forwards, done.err.decode(errors="replace"))
 
 
 def _refusal(forwards: Sequence[tuple[str, int, int]], words: str) -> Busy | Unsupported:

@@ -2,9 +2,10 @@
 
 Two tables, both named after us. `inet`: NAT for the subnet, and what guests may reach: the world, but of the host only
 DHCP, DNS and ping, and never the link-local range where metadata services live. `bridge`: a guest speaks with its own
-MAC and IP address or not at all, and of other instances reaches only those of its own project. The way round, through
-the host as a router and back onto the bridge, is closed where frames leave the bridge for the host: a rule on
-forwarded packets would also hit bridged ones where `br_netfilter` is loaded.
+MAC and IP address or not at all, and of other instances reaches only those of its own project. What it sends faster
+than it may is dropped. What the host sends to a MAC address that the bridge has not heard of lately comes to nobody
+else either. The way round, through the host as a router and back onto the bridge, is closed where frames
+leave the bridge for the host: a rule on forwarded packets would also hit bridged ones where `br_netfilter` is loaded.
 """
 
 from __future__ import annotations
@@ -15,25 +16,44 @@ from dataclasses import dataclass
 from polyvisor.model.network import Network
 
 TABLE = "polyvisor"
+UPLOADS = "uploads"
+CALLS = "calls"  # who sent TCP to whom: elements that go after some seconds
+OURS = 0x70760001  # the mark of connections that this server makes for purposes of its own
+_BURST = 256 * 1024  # bytes; a packet that is not cut yet has 64 KiB
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One TAP: who may speak through it, and the mark that stands for its project."""
+    """One TAP: who may speak through it, and the mark that stands for its project. The rates are bytes a second, 0
+    without limit: `upload` is a rule of ours, `download` waits in the queue of the device."""
 
     tap: str
     mac: str
     ip: str
     mark: int
+    download: int = 0
+    upload: int = 0
 
     def elements(self) -> tuple[tuple[str, str], ...]:
         """(set, element) of each set of the bridge table."""
+        limit = ((UPLOADS, f'"{self.tap}" : "{self.tap}"'),) if self.upload else ()
         return (
             ("macs", f'"{self.tap}" . {self.mac}'),
             ("ips", f'"{self.tap}" . {self.ip}'),
             ("projects", f'"{self.tap}" : {self.mark}'),
             ("members", f'"{self.tap}" . {self.mark}'),
+            *limit,
         )
+
+    def limit(self) -> str:
+        """What its upload may be, as an object named after the TAP. The burst holds several of the largest packets, or
+        none of them would ever pass."""
+        return f"rate over {self.upload} bytes/second burst {burst(self.upload)} bytes;"
+
+
+def burst(rate: int) -> int:
+    """How many bytes may go at once."""
+    return max(_BURST, rate // 16)
 
 
 def table(network: Network, bridge: str, members: Sequence[Member]) -> str:
@@ -63,6 +83,10 @@ table inet {TABLE} {{
     oifname "{bridge}" ct state established,related accept
     oifname "{bridge}" drop
   }}
+  chain output {{
+    type filter hook output priority filter; policy accept;
+    meta mark {OURS} ct mark set meta mark
+  }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr {subnet} ip daddr != {subnet} masquerade
@@ -72,15 +96,18 @@ table inet {TABLE} {{
 
 
 def _bridge(network: Network, members: Sequence[Member]) -> str:
-    filled = {name: _elements(name, members) for name in ("macs", "ips", "projects", "members")}
+    filled = {name: _elements(name, members) for name in ("macs", "ips", "projects", "members", UPLOADS)}
+    limits = "".join(f"  limit {member.tap} {{ {member.limit()} }}\n" for member in members if member.upload)
     return f"""
 table bridge {TABLE} {{}}
 delete table bridge {TABLE}
 table bridge {TABLE} {{
-  set macs {{ type ifname . ether_addr; {filled["macs"]}}}
+{limits}  set macs {{ type ifname . ether_addr; {filled["macs"]}}}
   set ips {{ type ifname . ipv4_addr; {filled["ips"]}}}
   map projects {{ type ifname : mark; {filled["projects"]}}}
   set members {{ type ifname . mark; {filled["members"]}}}
+  map {UPLOADS} {{ type ifname : limit; {filled[UPLOADS]}}}
+  set {CALLS} {{ type ipv4_addr . ipv4_addr . inet_service; size 65536; flags dynamic,timeout; timeout 5s; }}
   chain prerouting {{
     type filter hook prerouting priority filter; policy accept;
     iifname != "pv*" accept
@@ -91,6 +118,7 @@ table bridge {TABLE} {{
     ether type arp iifname . arp saddr ether != @macs drop
     ether type != {{ ip, arp }} drop
     ether type ip udp sport 67 drop
+    limit name iifname map @{UPLOADS} drop
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
@@ -101,8 +129,13 @@ table bridge {TABLE} {{
     iifname != "pv*" accept
     oifname != "pv*" accept
     meta mark set iifname map @projects
+    oifname . meta mark @members ip protocol tcp update @{CALLS} {{ ip saddr . ip daddr . tcp dport }}
     oifname . meta mark @members accept
     drop
+  }}
+  chain output {{
+    type filter hook output priority filter; policy accept;
+    oifname "pv*" ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs drop
   }}
 }}
 """
@@ -115,10 +148,14 @@ def _elements(name: str, members: Iterable[Member]) -> str:
 
 def guard(member: Member) -> str:
     """One TAP more; safe to repeat."""
-    return "".join(f"add element bridge {TABLE} {name} {{ {element} }}\n" for name, element in member.elements())
+    limit = f"add limit bridge {TABLE} {member.tap} {{ {member.limit()} }}\n" if member.upload else ""
+    return limit + "".join(
+        f"add element bridge {TABLE} {name} {{ {element} }}\n" for name, element in member.elements()
+    )
 
 
 def unguard(member: Member) -> str:
     """One TAP less. Added first: an element that is not there would keep all the others from being deleted."""
     gone = "".join(f"delete element bridge {TABLE} {name} {{ {element} }}\n" for name, element in member.elements())
-    return guard(member) + gone
+    limit = f"delete limit bridge {TABLE} {member.tap}\n" if member.upload else ""
+    return guard(member) + gone + limit

@@ -11,6 +11,8 @@ from polyvisor.model.faults import Unavailable
 
 _TUNSETIFF = 0x400454CA
 _TUNGETIFF = 0x800454D2
+_TUNDETACHFILTER = 0x401054D6
+_FILTER = 16  # bytes that describe one
 _IFF_TAP = 0x0002
 _IFF_PERSIST = 0x0800
 _IFF_NO_PI = 0x1000
@@ -43,6 +45,7 @@ def open_tap(name: str) -> int:
         answer = fcntl.ioctl(fd, _TUNGETIFF, bytes(struct.calcsize(_REQUEST)))
         if not struct.unpack(_REQUEST, answer)[1] & _IFF_PERSIST:
             raise Unavailable("the instance's network device is missing", private=name)
+        unfilter(fd)  # a server that was killed may have left one on the device
     except OSError as error:
         os.close(fd)
         raise Unavailable("the instance's network device cannot be opened", private=f"{name}: {error}") from error
@@ -50,3 +53,17 @@ def open_tap(name: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def unfilter(fd: int) -> None:
+    """All that is sent to the device comes out of this descriptor again. :raise OSError:"""
+    fcntl.ioctl(fd, _TUNDETACHFILTER, bytes(_FILTER))
+
+
+def attached(fd: int) -> bool:
+    """Whether the device that this descriptor was opened for is still there."""
+    try:
+        fcntl.ioctl(fd, _TUNGETIFF, bytes(struct.calcsize(_REQUEST)))
+    except OSError:
+        return False
+    return True

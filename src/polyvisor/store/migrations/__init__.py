@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import URL
 
+from polyvisor.model.faults import Internal
 from polyvisor.store import engines
 
 _VERSIONS = Path(__file__).parent / "versions"
@@ -27,7 +28,7 @@ def upgrade(url: URL) -> None:
 
 
 async def _upgrade(url: URL) -> None:
-    engine = engines.writer(url)
+    engine = engines.writer(url, rebuilds=True)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(_run)
@@ -41,6 +42,8 @@ def _run(connection: Connection) -> None:
     from polyvisor.store.migrations import scripts  # most starts have nothing to upgrade
 
     scripts.run(connection)
+    if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+        raise Internal(private="the upgrade of the records left references to nothing")
 
 
 def head() -> str:

@@ -20,23 +20,33 @@ from polyvisor.host.hypervisor.qemu.argv import Facts, argv, files
 from polyvisor.host.hypervisor.qemu.probe import Accelerator
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import Digest, InstanceId, ProjectId
-from polyvisor.model.instance import Address
-from polyvisor.model.spec import Firmware, Shape, Spec
+from polyvisor.model.instance import Address, Bus
+from polyvisor.model.spec import Display, Firmware, Shape, Spec
 from polyvisor.model.units import GIB, MIB, Bytes
-from polyvisor.ports.hypervisor import DiskFile, Machine, TapNic, UserNic
+from polyvisor.ports.hypervisor import BridgedNic, DiskFile, Layout, Machine, Memory, TapNic, UserNic
 
 GOLDENS = Path(__file__).with_name("argv")
 TCG = Facts("/usr/bin/qemu", "7.2", Accelerator("tcg", "max"), Path("/ovmf/code.fd"), Path("/ovmf/vars.fd"), 2_500_000)
+BALLOONS = replace(TCG, discard=Path("/b/discard.so"))
 KVM = replace(TCG, binary="/opt/qemu", accelerator=Accelerator("kvm", "host"), tsc_khz=0)
 ADDRESS = Address("02:00:00:00:00:07", "10.128.7.15", 24, "10.128.7.2", "10.128.7.3")
 BRIDGED = Address("02:00:00:00:00:09", "10.77.0.9", 16, "10.77.0.1", "10.77.0.1")
 FORWARDS = UserNic((("tcp", 2222, 22), ("udp", 5353, 53)))
 TAP = TapNic("pv9")
+BRIDGES = (BridgedNic("br0", "02:00:00:00:01:00"), BridgedNic("br1", "02:00:00:00:01:01"))
 VOLUMES = (
     DiskFile(Path("/v/one.raw"), "raw", "volumeone", removable=True),
     DiskFile(Path("/v/two.raw"), "raw", "volumetwo", read_only=True, removable=True),
 )
 Case = tuple[Machine, Facts]
+
+
+def layered(disk: DiskFile, *layers: str) -> DiskFile:
+    """That disk with those between it and what it stood on, the uppermost first; one was made after another."""
+    below = disk.backing
+    for name in reversed(layers):
+        below = DiskFile(Path(f"/l/{name}/disk.qcow2"), "qcow2", "", read_only=True, backing=below)
+    return replace(disk, backing=below, generation=len(layers))
 
 
 def micro(nic: UserNic | TapNic | None, address: Address | None, *volumes: DiskFile, **fields: Any) -> Machine:
@@ -58,9 +68,22 @@ def full(
     return Machine(blueprint, Path("/n"), (own, *volumes), nic, seed=Path("/n/seed.iso") if seed else None)
 
 
+def blank(firmware: Firmware, *disks: DiskFile) -> Machine:
+    """A machine that boots those alone, with a screen."""
+    screens = (Display("main", 800, 600), Display("other", 1024, 768))
+    more = {"image": Digest(""), "disk": Bytes(0), "displays": screens}
+    blueprint = _blueprint("cccccccccccccccccccccccc", Shape.FULL, firmware, None, **more)
+    return Machine(blueprint, Path("/n"), tuple(replace(disk, boot=True) for disk in disks), None, bridged=BRIDGES)
+
+
 def _blueprint(id: str, shape: Shape, firmware: Firmware, address: Address | None, **fields: Any) -> Blueprint:
     spec = Spec(Digest("sha256:0"), "image", shape, firmware, 1, Bytes(256 * MIB), Bytes(GIB))
     return Blueprint(InstanceId(id), 7, ProjectId("p"), "name", replace(spec, **fields), address)
+
+
+def above(machine: Machine, *layers: str) -> Machine:
+    """That machine, with its writable disk above those layers."""
+    return replace(machine, disks=tuple(layered(d, *layers) if d.backing else d for d in machine.disks))
 
 
 CASES: dict[str, Case] = {
@@ -69,12 +92,22 @@ CASES: dict[str, Case] = {
     "micro-user": (micro(FORWARDS, ADDRESS), TCG),
     "micro-tap": (micro(TAP, BRIDGED), TCG),
     "micro-volumes": (micro(None, None, *VOLUMES), TCG),
+    "micro-memory": (replace(micro(None, None), memory=Memory(Path("/m/a.ram"), own=True)), TCG),
+    "bios-memory": (replace(full(Firmware.BIOS, None, None), memory=Memory(9, own=False)), TCG),
+    "uefi-memory": (replace(full(Firmware.UEFI, None, None), memory=Memory(9, own=True)), TCG),
+    "micro-plugged": (replace(micro(None, None, *VOLUMES), layout=Layout(5, {"volumeone": 4, "volumetwo": 1})), TCG),
+    "micro-balloon": (micro(None, None, *VOLUMES), BALLOONS),
+    "uefi-balloon": (full(Firmware.UEFI, TAP, BRIDGED), BALLOONS),
+    "micro-without": (replace(micro(None, None), layout=Layout(4, {})), BALLOONS),
+    "micro-layers": (above(micro(None, None, *VOLUMES), "two", "one"), TCG),
+    "bios-layers": (above(full(Firmware.BIOS, None, None), "three", "two", "one"), TCG),
     "bios-alone": (full(Firmware.BIOS, None, None), TCG),
     "bios-unseeded": (full(Firmware.BIOS, None, None, seed=False), TCG),
     "bios-user": (full(Firmware.BIOS, FORWARDS, ADDRESS), TCG),
     "bios-tap-volumes": (full(Firmware.BIOS, TAP, BRIDGED, *VOLUMES), TCG),
     "uefi-alone": (full(Firmware.UEFI, None, None), TCG),
     "uefi-user-volumes": (full(Firmware.UEFI, FORWARDS, ADDRESS, *VOLUMES), KVM),
+    "uefi-blank": (blank(Firmware.UEFI, replace(VOLUMES[1], bus=Bus.USB), VOLUMES[0]), TCG),
     "uefi-tap": (full(Firmware.UEFI, TAP, BRIDGED), TCG),
 }
 
@@ -82,13 +115,25 @@ CASES: dict[str, Case] = {
 def command_line(case: Case) -> str:
     """One word a line; descriptors are counted from 100 in the order in which the driver opens them."""
     machine, facts = case
-    keys = [file.key for file in files(machine, facts)] + ["qmp", "console-socket", "agent", "tap", "net"]
+    keys = [file.key for file in files(machine, facts)] + ["qmp", "console-socket", "agent", "tap", "net", "memory"]
+    keys += [f"bridged{index}" for index in range(len(machine.bridged))]
     return "\n".join(argv(machine, facts, {key: 100 + index for index, key in enumerate(keys)})) + "\n"
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_command_line_is_the_golden_one(name: str) -> None:
     assert command_line(CASES[name]) == (GOLDENS / f"{name}.txt").read_text()
+
+
+def test_what_is_restored_waits_for_it_and_does_not_boot_anew() -> None:
+    machine, facts = CASES["micro-memory"]
+    keys = [*(file.key for file in files(machine, facts)), "qmp", "console-socket", "agent", "memory"]
+    fds = {key: 100 + index for index, key in enumerate(keys)}
+    cold, restored = argv(machine, facts, fds), argv(machine, facts, fds, restoring=True)
+    more = ["-S", "-incoming", "defer", "-global", "migration.send-configuration=off", "-action", "reboot=shutdown"]
+    at = restored.index("-S")
+    assert restored[at : at + len(more)] == more
+    assert [*restored[:at], *restored[at + len(more) :]] == cold
 
 
 def test_every_golden_belongs_to_a_case() -> None:
@@ -105,7 +150,7 @@ def test_no_path_of_an_instance_is_in_it(name: str) -> None:
 
 # -- nothing that it depends on is left out -------------------------------------------------------------------------
 
-KINDS = (Spec, DiskFile, Machine, Blueprint, Address, Facts, Accelerator)
+KINDS = (Spec, DiskFile, Memory, Machine, Blueprint, Address, Facts, Accelerator)
 
 
 def read_fields() -> set[tuple[str, str]]:
@@ -140,6 +185,7 @@ CONSTANT = {
     ("Machine", "directory"): "files are opened by us",
     ("Facts", "ovmf_code"): "opened by us",
     ("Blueprint", "disks"): "the machine's field of that name",
+    ("Spec", "bridged"): "the machine's field of that name",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 
 from polyvisor.host.network import rules
 from polyvisor.model.network import Network, NetworkMode
@@ -28,3 +29,15 @@ def test_a_member_is_added_before_it_is_deleted() -> None:
     lines = rules.unguard(ONE).splitlines()
     assert [line.split()[0] for line in lines] == ["add"] * 4 + ["delete"] * 4
     assert rules.guard(ONE).splitlines() == lines[:4]
+
+
+def test_a_limit_of_what_is_sent_comes_and_goes_with_its_member() -> None:
+    slow = replace(TWO, upload=1_000_000)
+    limit = "rate over 1000000 bytes/second burst 262144 bytes;"
+    text = rules.table(NET, "br0", [ONE, slow])
+    assert f"limit pvtwo {{ {limit} }}" in text and 'elements = { "pvtwo" : "pvtwo" }' in text
+    lines = rules.unguard(slow).splitlines()
+    assert lines[0] == f"add limit bridge polyvisor pvtwo {{ {limit} }}"
+    assert lines[-2:] == [
+        'delete element bridge polyvisor uploads { "pvtwo" : "pvtwo" }', "delete limit bridge polyvisor pvtwo",
+    ]  # fmt: skip

@@ -8,20 +8,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from polyvisor.host.console import follow_file
 from polyvisor.host.hypervisor.fake.guest import FakeGuest
 from polyvisor.host.hypervisor.fake.knob import Knob
+from polyvisor.host.hypervisor.fake.screen import FakeViewer, black
 from polyvisor.host.hypervisor.fake.workload import FakeWorkload
 from polyvisor.host.paths import CONSOLE, JOURNAL
-from polyvisor.model.faults import TimedOut, Unavailable, Unsupported
+from polyvisor.model.faults import Internal, TimedOut, Unavailable, Unsupported
 from polyvisor.model.host import Blueprint, Sight
 from polyvisor.model.ids import InstanceId, machine_uuid
 from polyvisor.model.instance import RunRecord
-from polyvisor.ports.hypervisor import DiskFile, Gone, Machine
+from polyvisor.model.spec import Display, Spec
+from polyvisor.ports.hypervisor import Cpu, DiskFile, Gone, Layout, Machine, Saved
 
 _FILE = "fake.json"
 _SLOTS = 4
@@ -53,7 +55,7 @@ class FakeVm:
         self._machine = machine
         self._file = machine.directory / _FILE
         self._knob = knob
-        self._guest = FakeGuest(machine.blueprint.spec.hostname or machine.blueprint.name)
+        self._guest = FakeGuest(machine.blueprint.spec.hostname or machine.blueprint.name, self._run)
         self._over = asyncio.Event()
         self._workload: FakeWorkload | None = None
         if self._state() in (Sight.ENDED, Sight.GONE):
@@ -63,6 +65,7 @@ class FakeVm:
         return read_facts(self._file, self.record.boot_id) or {}
 
     trouble = ""
+    rebooting = False
 
     def _state(self) -> Sight:
         return Sight(self._facts().get("state", Sight.GONE))
@@ -77,24 +80,31 @@ class FakeVm:
         """The serials of the disks that are plugged in."""
         return frozenset(self._facts().get("disks", ()))
 
-    def _write(self, state: Sight, disks: Collection[str]) -> None:
+    def written(self) -> dict[str, int]:
+        """By serial, the overlay of a disk that it was switched to since it was launched."""
+        return dict(self._facts().get("written", {}))
+
+    def _write(self, state: Sight, disks: Collection[str], **more: Any) -> None:
         run = self.record
         facts = {"state": state, "pid": run.pid, "ticks": run.start_ticks, "uuid": run.uuid, "boot": run.boot_id}
         part = self._file.with_suffix(".part")
-        part.write_text(json.dumps(facts | {"disks": sorted(disks)}))
+        kept = {name: known[name] for known in [self._facts()] for name in ("memory",) if name in known}
+        part.write_text(json.dumps(kept | facts | {"disks": sorted(disks), "written": self.written()} | more))
         part.replace(self._file)
 
     def start(self) -> None:
         """The machine comes into being."""
         self._over.clear()
-        self._write(Sight.RUNNING, [disk.serial for disk in self._machine.disks])
+        self._write(Sight.RUNNING, [disk.serial for disk in self._machine.disks], written={})
         self._begin()
 
     def _begin(self) -> None:
         spec = self._machine.blueprint.spec
-        if spec.argv:
-            journal = self._machine.directory / JOURNAL
-            self._workload = FakeWorkload(self._guest, spec, journal, lambda: self.set(Sight.ENDED))
+        self._guest.begin(spec.argv, dict(spec.env))
+
+    def _run(self, argv: Sequence[str]) -> None:
+        journal = self._machine.directory / JOURNAL
+        self._workload = FakeWorkload(self._guest, argv, journal, lambda: self.set(Sight.ENDED))
 
     async def _heard(self, verb: str) -> None:
         await self._knob.turn(verb, self.id)
@@ -131,6 +141,8 @@ class FakeVm:
     async def resume(self) -> None:
         """See LiveVm."""
         await self._heard("resume")
+        if self._state() is Sight.ENDED:
+            raise Internal("the machine has ended")
         self.set(Sight.RUNNING)
 
     async def reset(self) -> None:
@@ -140,6 +152,50 @@ class FakeVm:
             await self._workload.close()
         self._guest.restart()
         self._begin()
+
+    async def save(self, devices: Path) -> Layout:
+        """See LiveVm. What it has in memory are its guest's files, and whether the guest was told what it is for."""
+        await self._heard("save")
+        files = {name: data.hex() for name, data in self._guest.files.items()}
+        disks = sorted(self.disks())
+        facts = {"files": files, "disks": disks, "env": self._guest.env, "configured": self._guest.configured}
+        facts["memory"] = await self.memory()
+        devices.write_text(json.dumps(facts))
+        return Layout(_SLOTS, {serial: slot for slot, serial in enumerate(disks)}, balloon=True)
+
+    async def dump(self, pages: int) -> None:
+        """See LiveVm."""
+        await self._heard("dump")
+
+    def load(self, saved: Saved) -> None:
+        """The machine comes into being as what was saved, vCPUs stopped."""
+        facts = json.loads(saved.devices.read_text())
+        self._guest.files = {name: bytes.fromhex(data) for name, data in facts["files"].items()}
+        self._over.clear()
+        self._write(Sight.PAUSED, facts["disks"], memory=facts.get("memory", self._machine.blueprint.spec.memory))
+        if facts["configured"]:
+            self._begin()
+        else:
+            self._guest.env = facts["env"]
+
+    async def balloon(self, size: int) -> None:
+        """See LiveVm. Its guest obeys at once, down to what `knob.needs` says."""
+        await self._heard("balloon")
+        least = self._knob.needs.get(self.id, 0)
+        self._write(self._state(), self.disks(), memory=max(size, least))
+
+    async def memory(self) -> int:
+        """See LiveVm."""
+        await self._heard("memory")
+        return int(self._facts().get("memory", self._machine.blueprint.spec.memory))
+
+    async def link(self, *, up: bool) -> None:
+        """See LiveVm."""
+        await self._heard("link")
+
+    async def announce(self) -> None:
+        """See LiveVm."""
+        await self._heard("announce")
 
     async def attach(self, disk: DiskFile) -> None:
         """See LiveVm."""
@@ -157,6 +213,13 @@ class FakeVm:
     async def grow(self, serial: str, size: int) -> None:
         """See LiveVm."""
         await self._heard("grow")
+
+    async def switch(self, disk: DiskFile, *, ahead: bool = False) -> None:
+        """See LiveVm."""
+        await self._heard("switch")
+        if ahead:
+            return
+        self._write(self._state(), self.disks(), written=self.written() | {disk.serial: disk.generation})
 
     async def guest(self) -> FakeGuest:
         """See LiveVm."""
@@ -184,6 +247,24 @@ class FakeVm:
         with (self._machine.directory / CONSOLE).open("ab") as file:
             file.write(data)
 
+    async def picture(self) -> bytes:
+        """See LiveVm."""
+        await self._heard("picture")
+        screen = self._screen()
+        return black(screen.width, screen.height)
+
+    async def view(self) -> FakeViewer:
+        """See LiveVm."""
+        await self._heard("view")
+        self._screen()
+        return FakeViewer(self._over)
+
+    def _screen(self) -> Display:
+        displays = self._machine.blueprint.spec.displays
+        if not displays:
+            raise Unsupported("the machine has no screen", field="displays")
+        return displays[0]
+
     async def close(self) -> None:
         """See LiveVm."""
         if self._workload is not None:
@@ -197,7 +278,8 @@ class FakeHypervisor:
     name = "fake"
     version = "1"
     accelerator = "none"
-    abilities = frozenset({"micro", "bios", "uefi", "hotplug"})
+    abilities = frozenset({"micro", "bios", "uefi", "hotplug", "memory", "balloon"})
+    cpu = Cpu("none")
 
     def __init__(self, instances: Path, knob: Knob | None = None, boot_id: str = "") -> None:
         self.knob = knob or Knob()
@@ -205,6 +287,10 @@ class FakeHypervisor:
         self._instances = instances
         self._boot_id = boot_id or boot()
         self._next_pid = time.time_ns() // 1_000_000 % 10**9
+
+    def machine(self, spec: Spec) -> str:
+        """See Hypervisor."""
+        return f"fake {spec.shape}"
 
     def check(self, blueprint: Blueprint) -> None:
         """See Hypervisor."""
@@ -217,6 +303,14 @@ class FakeHypervisor:
         with (machine.directory / CONSOLE).open("ab") as console:
             console.write(b"fake console\n")
         vm.start()
+        return self._held(vm)
+
+    async def restore(self, machine: Machine, saved: Saved) -> FakeVm:
+        """See Hypervisor."""
+        await self.knob.turn("restore", machine.blueprint.id)
+        self._next_pid += 1
+        vm = FakeVm(machine, self._record(machine, self._next_pid, time.monotonic_ns()), self.knob)
+        vm.load(saved)
         return self._held(vm)
 
     def _held(self, vm: FakeVm) -> FakeVm:

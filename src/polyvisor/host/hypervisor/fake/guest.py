@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+from polyvisor.host.guest import pairs
 from polyvisor.host.hypervisor.fake import archive
-from polyvisor.model.faults import NotFound
-from polyvisor.model.guest import Exec, Exit, FileStat, Output
+from polyvisor.model.faults import Busy, Invalid, NotFound, Unavailable
+from polyvisor.model.guest import Exec, Exit, FileStat, Identity, Output
 from polyvisor.model.instance import Address
 
 
@@ -77,7 +80,7 @@ class FakeProcess:
         return 0
 
     async def _do_env(self, words: list[str], ask: Exec) -> int:
-        self._say(1, "".join(f"{k}={v}\n" for k, v in ask.env.items()))
+        self._say(1, "".join(f"{k}={v}\n" for k, v in {**self._guest.env, **ask.env}.items()))
         return 0
 
     async def _do_stty(self, words: list[str], ask: Exec) -> int:
@@ -125,13 +128,28 @@ class FakeProcess:
 
 
 class FakeGuest:
-    """A Guest."""
+    """A Guest. Its workload is `run` by the machine."""
 
-    def __init__(self, hostname: str) -> None:
+    def __init__(self, hostname: str, run: Callable[[Sequence[str]], None]) -> None:
         self.hostname = hostname
+        self.env: dict[str, str] = {}
+        self.configured = False  # nor had a workload
+        self._run = run
         self.files: dict[str, bytes] = {}
         self.mounts: dict[str, str] = {}
+        self.address: Address | None = None
+        self.seeds: list[bytes] = []
+        self.sessions = (0, 0)
+        self.listening: set[int] = set()  # ports that echo
+        self.clocks: list[float] = []  # every time that it was told
         self._closed = asyncio.Event()
+
+    def begin(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        """It is booted with that, or as if it had been."""
+        self.env = dict(env)
+        if argv:
+            self.configured = True
+            self._run(argv)
 
     def restart(self) -> None:
         """The guest boots anew: connections are lost, files stay."""
@@ -156,6 +174,12 @@ class FakeGuest:
     async def execute(self, ask: Exec) -> FakeProcess:
         """See Guest."""
         return FakeProcess(self, ask)
+
+    async def dial(self, port: int) -> FakeProcess:
+        """See Guest. What is written comes back from the ports that `listening` names."""
+        if port not in self.listening:
+            raise Unavailable("Connection refused")
+        return FakeProcess(self, Exec(("cat",)))
 
     async def read_file(self, path: str) -> AsyncIterator[bytes]:
         """See Guest."""
@@ -182,7 +206,7 @@ class FakeGuest:
         """See Guest."""
         self.files |= archive.unpack(b"".join([chunk async for chunk in chunks]), path)
 
-    async def mount(self, serial: str, path: str, *, read_only: bool) -> None:
+    async def mount(self, serial: str, path: str, *, read_only: bool, overlay: int | None = None) -> None:
         """See Guest."""
         self.mounts[path] = serial
 
@@ -195,7 +219,35 @@ class FakeGuest:
 
     async def set_network(self, address: Address, hostname: str) -> None:
         """See Guest."""
-        self.hostname = hostname
+        self.address, self.hostname = address, hostname
+
+    async def set_clock(self, now: float | None = None) -> None:
+        """See Guest."""
+        self.clocks.append(time.time() if now is None else now)
+
+    async def take_identity(self, identity: Identity) -> None:
+        """See Guest. The machine id is a file, as in any guest."""
+        if identity.machine_id is not None:
+            if re.fullmatch("[0-9a-fA-F]{32}", identity.machine_id) is None:
+                raise Invalid("machine_id: malformed", field="machine_id")
+            self.files["/etc/machine-id"] = identity.machine_id.encode() + b"\n"
+        if identity.seed:
+            self.seeds.append(identity.seed)
+        self.hostname = identity.hostname or self.hostname
+        self.address = identity.address or self.address
+        await self.set_clock()
+
+    async def configure(self, config: bytes) -> None:
+        """See Guest."""
+        told = list(pairs.unpack(config))
+        env = [value.split("=", 1) for key, value in told if key == "env"]
+        if self.configured:
+            raise Busy("the guest has been told what it is for")
+        if any(len(pair) != 2 for pair in env):
+            raise Invalid("env: malformed", field="env")
+        self.configured = True
+        self.mounts |= {path: serial for serial, _, path in (v.split(" ", 2) for k, v in told if k == "mount")}
+        self.begin([value for key, value in told if key == "arg"], dict(env))
 
     async def shutdown(self) -> None:
         """See Guest. The fake machine is shut down by its driver."""

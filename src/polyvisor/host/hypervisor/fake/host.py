@@ -2,32 +2,119 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
-from collections.abc import Collection, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+from polyvisor.host.images.bounds import Bounds
+from polyvisor.host.images.documents import architecture, contents
+from polyvisor.host.images.documents import config as parse_config
+from polyvisor.host.images.documents import manifest as parse_manifest
 from polyvisor.host.paths import Paths
-from polyvisor.model.faults import Invalid, NotFound
+from polyvisor.host.storage.archives import unpack
+from polyvisor.host.storage.media import Media
+from polyvisor.model.faults import Fault, Invalid, NotFound
 from polyvisor.model.host import Blueprint, Disk
 from polyvisor.model.ids import Digest, InstanceId
 from polyvisor.model.image import Image, ImageKind, ImageState, parse_reference
+from polyvisor.model.push import Login, Sent
 from polyvisor.model.units import TIB, Bytes
+from polyvisor.model.volume import Pool
 from polyvisor.ports.hypervisor import DiskFile
-from polyvisor.ports.images import Progress
+from polyvisor.ports.images import Contents, Progress
+from polyvisor.ports.storage import Moment, Switch
 
 
 class FakeStorage:
-    """A Storage whose disks are empty files."""
+    """A Storage whose disks say which snapshots they went through. It knows the size and image of a snapshot."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._media = Media(paths)
 
-    async def make(self, blueprint: Blueprint, image: Path) -> None:
+    async def make(self, blueprint: Blueprint, image: Path, origin: str = "") -> None:
         """See Storage."""
         self._paths.instance(blueprint.id).mkdir(exist_ok=True)
-        self._paths.disk(blueprint.id).touch()
+        if not blueprint.spec.blank and not self.is_made(blueprint.id):
+            self._write(blueprint, self._check(blueprint, origin) if origin else [])
+
+    def _write(self, blueprint: Blueprint, through: Sequence[str]) -> None:
+        part = self._paths.disk(blueprint.id).with_suffix(".part")
+        part.write_text("".join(f"{snapshot}\n" for snapshot in through))
+        part.rename(self._paths.disk(blueprint.id))
+
+    def is_made(self, id: InstanceId) -> bool:
+        """See Storage."""
+        return self._paths.disk(id).exists()
+
+    def _facts(self, snapshot: str) -> dict[str, Any]:
+        try:
+            facts: dict[str, Any] = json.loads(self._paths.snapshot_record(snapshot).read_text())
+        except FileNotFoundError:
+            raise NotFound("snapshot: its disk is not on this host", field="snapshot") from None
+        return facts
+
+    def _check(self, blueprint: Blueprint, snapshot: str) -> list[str]:
+        """What its disk went through, if this instance can have it."""
+        facts = self._facts(snapshot)
+        if facts["image"] != blueprint.spec.image:
+            raise Invalid("image: the snapshot is of another image", field="image")
+        if blueprint.spec.disk < facts["size"]:
+            raise Invalid("disk: it cannot be made smaller than the snapshot's", field="disk")
+        through: list[str] = facts["through"]
+        return through
+
+    async def snapshot(
+        self, blueprint: Blueprint, image: Path, snapshot: str, switch: Switch | None, moment: Moment | None = None
+    ) -> None:
+        """See Storage. A machine is switched to one overlay after another."""
+        count = self._paths.disk_record(blueprint.id)
+        record = self._paths.snapshot_record(snapshot)
+        if not record.exists():
+            generation = int(count.read_text()) + 1 if count.exists() else 1
+
+            overlay = DiskFile(self._paths.disk(blueprint.id), "qcow2", "pvdisk", generation=generation)
+
+            async def turn(*, ahead: bool = False) -> None:
+                if switch is not None:
+                    await switch(overlay, ahead=ahead)
+
+            if moment is None:
+                await turn()
+            else:
+                await turn(ahead=True)
+                await moment(turn)
+            count.write_text(str(generation))
+            through = self._paths.disk(blueprint.id).read_text().split()
+            if snapshot not in through:
+                self._write(blueprint, through := [*through, snapshot])
+            self._paths.snapshot(snapshot).mkdir(exist_ok=True)
+            part = record.with_suffix(".part")
+            facts = {"size": blueprint.spec.disk, "image": blueprint.spec.image, "through": through}
+            part.write_text(json.dumps(facts))
+            part.rename(record)
+
+    async def revert(self, blueprint: Blueprint, image: Path, snapshot: str) -> None:
+        """See Storage."""
+        self._write(blueprint, self._check(blueprint, snapshot))
+
+    async def remove_snapshot(self, snapshot: str) -> None:
+        """See Storage."""
+        shutil.rmtree(self._paths.snapshot(snapshot), ignore_errors=True)
+
+    async def snapshot_size(self, snapshot: str) -> Bytes:
+        """See Storage."""
+        self._facts(snapshot)
+        return Bytes(self._paths.snapshot_record(snapshot).stat().st_size)
+
+    async def compact(self) -> None:
+        """See Storage."""
 
     async def remove(self, id: InstanceId) -> None:
         """See Storage."""
@@ -39,29 +126,49 @@ class FakeStorage:
 
     def volume(self, disk: Disk) -> DiskFile:
         """See Storage."""
-        return DiskFile(self._paths.volume(disk.volume), "raw", disk.serial, disk.read_only)
+        path = self._paths.volume(disk.volume, disk.pool)
+        return DiskFile(path, "raw", disk.serial, disk.read_only, bus=disk.bus)
 
-    async def create_volume(self, disk: Disk) -> None:
+    def pools(self) -> tuple[Pool, ...]:
         """See Storage."""
-        self._paths.volume(disk.volume).touch()
+        return self._media.pools()
 
-    async def remove_volume(self, volume: str) -> None:
+    async def create_blank(self, disk: Disk) -> None:
+        """See Storage. As a real one makes it: it takes no room."""
+        await self._media.blank(disk)
+
+    async def receive_volume(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
+        """See Storage. As a real one takes it."""
+        await self._media.receive(disk, chunks, length)
+
+    async def create_volume(self, disk: Disk, archive: Path | None = None) -> None:
+        """See Storage. An archive is unpacked, and what was in it is forgotten."""
+        if archive is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                await asyncio.to_thread(unpack, archive, Path(folder), disk.size)
+        self._paths.volume(disk.volume, disk.pool).touch()
+
+    async def remove_volume(self, volume: str, pool: str = "") -> None:
         """See Storage."""
-        self._paths.volume(volume).unlink(missing_ok=True)
+        self._paths.volume(volume, pool).unlink(missing_ok=True)
 
     async def resize_volume(self, disk: Disk) -> None:
         """See Storage."""
-        if not self._paths.volume(disk.volume).exists():
+        if not self._paths.volume(disk.volume, disk.pool).exists():
             raise Invalid("size: the volume has no file", field="size")
 
-    async def sweep(self, known: Collection[InstanceId], volumes: Collection[str]) -> None:
+    async def sweep(self, known: Collection[InstanceId], volumes: Collection[str], snapshots: Collection[str]) -> None:
         """See Storage."""
         for folder in self._paths.instances.iterdir():
             if folder.name not in known:
                 await self.remove(InstanceId(folder.name))
-        for file in self._paths.volumes.iterdir():
-            if file.stem not in volumes:
+        folders = (self._paths.volumes, *(place.folder for place in self._paths.pools))
+        for file in (file for folder in folders for file in folder.iterdir()):
+            if file.stem not in volumes or file.suffix != ".raw":
                 file.unlink()
+        for folder in self._paths.snapshots.iterdir():
+            if folder.name not in snapshots:
+                await self.remove_snapshot(folder.name)
 
     def free(self) -> Bytes:
         """See Storage."""
@@ -94,6 +201,10 @@ class FakeImages:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: dict[Digest, Image] = {}
+        self.pushed: list[tuple[str, Login | None]] = []
+        self.refuse: list[Fault] = []  # what becomes of the next pushes
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def vet(self, reference: str, *, trusted: bool) -> str:
         """See Images. No registry is known for short names."""
@@ -112,9 +223,43 @@ class FakeImages:
         progress("made", 1.0)
         return image
 
+    async def vet_target(self, reference: str, *, trusted: bool, insecure: bool) -> str:
+        """See Images. Every registry is a public one."""
+        found = parse_reference(reference, field="target")
+        if not found.registry or found.digest:
+            raise Invalid("target: must be a full name with a tag", field="target")
+        if insecure and not trusted:
+            raise Invalid("insecure: only for registries that the operator names", field="insecure")
+        return str(found)
+
+    async def push(self, digest: Digest, target: str, *, trusted: bool, insecure: bool, login: Login | None) -> Sent:
+        """See Images. It is told in `pushed`, once `gate` lets it."""
+        await self.gate.wait()
+        if self.refuse:
+            raise self.refuse.pop(0)
+        self.pushed.append((target, login))
+        return Sent(1, Bytes(1))
+
     async def import_archive(self, path: Path, name: str, progress: Progress) -> Image:
         """See Images."""
         return await self.pull(name, progress)
+
+    async def contents(self, manifest: bytes) -> Contents:
+        """See Images. As a real one reads it."""
+        return contents(manifest, Bounds(), architecture())
+
+    async def import_parts(self, place: Path, name: str, progress: Progress) -> Image:
+        """See Images. The config is read, the layers are not."""
+        raw = (place / "manifest.json").read_bytes()
+        parsed = parse_manifest(raw, Bounds())
+        about = parse_config((place / parsed.config.hex).read_bytes(), len(parsed.layers), architecture())
+        digest = Digest("sha256:" + sha256(raw).hexdigest())
+        image = Image(
+            digest, (name,), ImageKind.ROOT, ImageState.READY, datetime.now(UTC), Bytes(1), Bytes(1), about.image
+        )
+        self._known[digest] = image
+        progress("made", 1.0)
+        return image
 
     async def build(self, name: str, progress: Progress) -> Image:
         """See Images."""

@@ -13,12 +13,14 @@ from polyvisor.model.ids import InstanceId
 @dataclass(slots=True)
 class Knob:
     """`fail[verb]` holds faults, used up one per call; `delay[verb]` seconds before each; `deaf` ones answer nothing;
-    `stubborn` guests ignore the power button; `calls` tells the latest that were made."""
+    `stubborn` guests ignore the power button; `needs`: bytes below which a guest's memory does not go; `calls` tells
+    the latest that were made."""
 
     fail: dict[str, list[Fault]] = field(default_factory=dict)
     delay: dict[str, float] = field(default_factory=dict)
     deaf: set[InstanceId] = field(default_factory=set)
     stubborn: set[InstanceId] = field(default_factory=set)
+    needs: dict[InstanceId, int] = field(default_factory=dict)
     calls: deque[tuple[str, InstanceId]] = field(default_factory=lambda: deque(maxlen=10_000))
 
     async def turn(self, verb: str, id: InstanceId) -> None:

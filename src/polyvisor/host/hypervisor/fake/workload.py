@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from polyvisor.host.guest.frames import DELIMITER, stuff
 from polyvisor.host.hypervisor.fake.guest import FakeGuest, FakeProcess
 from polyvisor.model.guest import Exec, Exit, Output
-from polyvisor.model.spec import Spec
 
 _START, _EXIT = 0, 3
 _TERMINATED = 15
@@ -23,10 +22,10 @@ _TERMINATED = 15
 class FakeWorkload:
     """Runs from its making; `ended` is called when it is over by itself."""
 
-    def __init__(self, guest: FakeGuest, spec: Spec, journal: Path, ended: Callable[[], None]) -> None:
+    def __init__(self, guest: FakeGuest, argv: Sequence[str], journal: Path, ended: Callable[[], None]) -> None:
         self._journal = journal
         self._ended = ended
-        self._process = FakeProcess(guest, Exec(spec.argv, env=dict(spec.env)))
+        self._process = FakeProcess(guest, Exec(tuple(argv)))
         self._task: asyncio.Task[None] | None = asyncio.create_task(self._run(), name="fake workload")
 
     async def _run(self) -> None:

@@ -8,25 +8,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
 from polyvisor.host.console import follow_file
+from polyvisor.host.durable import full
 from polyvisor.host.guest.agent import Agent
-from polyvisor.host.hypervisor.qemu.argv import node_options, plug_of, port_of
+from polyvisor.host.hypervisor.qemu import ram, screen
+from polyvisor.host.hypervisor.qemu.argv import (
+    BALLOON,
+    SCREEN,
+    backings,
+    node_of,
+    node_options,
+    overlay_options,
+    plug_of,
+    port_of,
+)
+from polyvisor.host.hypervisor.qemu.chain import LONGER, renew
 from polyvisor.host.hypervisor.qemu.keyboard import Keyboard
-from polyvisor.host.hypervisor.qemu.process import Process
 from polyvisor.host.hypervisor.qemu.qmp import COMMAND_LIMIT, Qmp
+from polyvisor.host.hypervisor.qemu.throttle import throttle
 from polyvisor.host.paths import AGENT_SOCKET, CONSOLE, CONSOLE_SOCKET, QMP_SOCKET
-from polyvisor.model.faults import Fault, Internal, TimedOut, Unavailable, Unsupported
+from polyvisor.host.pids import Process
+from polyvisor.model.faults import Fault, Internal, NoCapacity, TimedOut, Unavailable, Unsupported
 from polyvisor.model.host import Sight
-from polyvisor.model.instance import RunRecord
-from polyvisor.model.spec import Shape
-from polyvisor.ports.hypervisor import DiskFile
+from polyvisor.model.instance import Bus, RunRecord
+from polyvisor.model.spec import Shape, Spec
+from polyvisor.ports.hypervisor import DiskFile, Layout, Saved
 
+log = logging.getLogger("polyvisor.host")
 _SIGHTS = {
     "running": Sight.RUNNING,
     "paused": Sight.PAUSED,
@@ -35,34 +50,46 @@ _SIGHTS = {
     "shutdown": Sight.ENDED,
     "guest-panicked": Sight.ENDED,
     "internal-error": Sight.ENDED,
+    "inmigrate": Sight.ENDED,  # it was to be restored and never came to life
 }
 _TROUBLES = {
     "io-error": "the host's disk is full: the machine waits until there is room",
     "guest-panicked": "the guest's kernel panicked",
     "internal-error": "the hypervisor failed",
 }
+_REBOOTS = {"guest-reset", "host-qmp-system-reset"}
+_NO_BALLOON = "the machine has no balloon: it was started, or saved, before this host made any"
 _PLUG = re.compile(r"hp(\d+)(?:-(.+))?")
 _HELLO_LIMIT = 5.0
 _PRESS_LIMIT = 3.0
 _UNPLUG_LIMIT = 30.0
+_LOAD_LIMIT = 30.0
+_LOAD_POLL = 0.002
+_SAVE_FDSET = 900
 _FDSET_BASE = 1000  # fd sets of hot-plugged disks: slot number above this
+_FDSET_OVERLAYS = 100_000  # fd sets of overlays that came later: generation above this
+DEEPEST = 160  # disks below one another in a running machine: a read may go through all of them
 
 
 class QemuVm:
     """A LiveVm."""
 
-    def __init__(self, directory: Path, shape: Shape, record: RunRecord, process: Process, qmp: Qmp | None) -> None:
+    def __init__(self, directory: Path, spec: Spec, record: RunRecord, process: Process, qmp: Qmp | None) -> None:
         self.record = record
         self.trouble = ""
+        self.rebooting = False
         self._directory = directory
-        self._shape = shape
+        self._shape = spec.shape
+        self._rate = spec.disk_rate
         self._process = process
         self._qmp = qmp
         self._agent: Agent | None = None
         self._keys: Keyboard | None = None
+        self._opened: tuple[str, str] | None = None  # a node that is there to be switched to, and the one written to
         self._greeting = asyncio.Lock()
         self._monitor = asyncio.Lock()
         self._plugging = asyncio.Lock()
+        self._looking = asyncio.Lock()
 
     async def _ask(self, command: str, limit: float = 3.0, **arguments: Any) -> Any:
         """One command; a lost connection is made anew once, since QEMU outlives it."""
@@ -85,6 +112,8 @@ class QemuVm:
         except Fault:
             return Sight.GONE if self._process.ended else Sight.DEAF
         self.trouble = _TROUBLES.get(word, "")
+        if word == "shutdown" and self._qmp is not None and _REBOOTS.intersection(self._qmp.ends()):
+            self.rebooting = True
         return _SIGHTS.get(word, Sight.RUNNING)
 
     async def press(self) -> None:
@@ -115,18 +144,97 @@ class QemuVm:
         await self._drop_agent()
         await self._ask("system_reset")
 
+    # -- memory ------------------------------------------------------------------------------------------------
+
+    async def _monitor_now(self) -> Qmp:
+        if self._qmp is None:
+            await self._ask("query-status")
+        assert self._qmp
+        return self._qmp
+
+    async def save(self, devices: Path) -> Layout:
+        """See LiveVm."""
+        names = await self._devices()
+        taken, slots = _plugged(names)
+        fd = os.open(devices, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            await (await self._monitor_now()).give(fd, _SAVE_FDSET)
+            try:
+                file = f"/dev/fdset/{_SAVE_FDSET}"
+                await self._ask("xen-save-devices-state", COMMAND_LIMIT, filename=file, live=False)
+                if not os.fstat(fd).st_size:
+                    raise Internal("the hypervisor saved nothing")
+            finally:
+                with contextlib.suppress(Fault):
+                    await self._ask("remove-fd", COMMAND_LIMIT, fdset_id=_SAVE_FDSET)
+        except BaseException as error:
+            devices.unlink()
+            if isinstance(error, Internal | OSError) and (fault := full(error)) is not error:
+                raise fault from error
+            raise
+        finally:
+            os.close(fd)
+        return Layout(len(slots), taken, BALLOON in names)
+
+    async def dump(self, pages: int) -> None:
+        """See LiveVm."""
+        await asyncio.to_thread(ram.dump, self.record.pid, pages)
+
+    async def load(self, saved: Saved) -> None:
+        """Become what was saved, in a process that waits for it."""
+        if saved.pages is not None:
+            await asyncio.to_thread(_put, self.record.pid, saved.pages)
+        fd = os.open(saved.devices, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await (await self._monitor_now()).lend(fd, "devices")
+        finally:
+            os.close(fd)
+        await self._ask("migrate-incoming", COMMAND_LIMIT, uri="fd:devices")
+        async with asyncio.timeout(_LOAD_LIMIT):
+            while (told := await self._ask("query-migrate")).get("status") != "completed":
+                if told.get("status") == "failed":
+                    raise Internal("the saved state cannot be loaded", private=str(told))
+                await asyncio.sleep(_LOAD_POLL)
+
+    async def balloon(self, size: int) -> None:
+        """See LiveVm."""
+        await self._ask_balloon("balloon", value=size)
+
+    async def memory(self) -> int:
+        """See LiveVm."""
+        return int((await self._ask_balloon("query-balloon"))["actual"])
+
+    async def _ask_balloon(self, command: str, **arguments: Any) -> Any:
+        try:
+            return await self._ask(command, COMMAND_LIMIT, **arguments)
+        except Internal as error:
+            if "No balloon device" not in error.private:
+                raise
+            raise Unsupported(_NO_BALLOON, private=error.private) from error
+
+    async def link(self, *, up: bool) -> None:
+        """See LiveVm."""
+        if "nic0" in await self._devices():
+            await self._ask("set_link", name="nic0", up=up)
+
+    async def announce(self) -> None:
+        """See LiveVm. Until passt has seen a frame of the guest it does not reach it: the first connection was lost."""
+        await self._ask("announce-self", initial=20, max=100, rounds=2, step=50)
+
+    # -- disks -------------------------------------------------------------------------------------------------
+
+    async def _devices(self) -> set[str]:
+        """The names of the devices that we gave one."""
+        return {item["name"] for item in await self._ask("qom-list", path="/machine/peripheral")}
+
     async def _plugged(self) -> tuple[dict[str, int], set[int]]:
-        """Serial to slot of every disk that can be unplugged, and the slots there are, read from the machine."""
-        found, slots = {}, set()
-        for item in await self._ask("qom-list", path="/machine/peripheral"):
-            if match := _PLUG.fullmatch(item["name"]):
-                slots.add(int(match[1]))
-                if match[2]:
-                    found[match[2]] = int(match[1])
-        return found, slots
+        """As below, read from the machine."""
+        return _plugged(await self._devices())
 
     async def attach(self, disk: DiskFile) -> None:
         """See LiveVm."""
+        if disk.bus is not Bus.VIRTIO:
+            raise Unsupported("bus: USB disks come and go while the machine is off", field="bus")
         async with self._plugging:
             taken, slots = await self._plugged()
             if disk.serial in taken:
@@ -138,34 +246,43 @@ class QemuVm:
 
     async def _plug(self, disk: DiskFile, slot: int) -> None:
         fdset = _FDSET_BASE + slot
-        await self._forget_node(disk.serial, fdset)  # what an attempt cut short may have left
-        fd = os.open(disk.path, (os.O_RDONLY if disk.read_only else os.O_RDWR) | os.O_CLOEXEC)
-        try:
-            if self._qmp is None:
-                await self._ask("query-status")
-            assert self._qmp
-            await self._qmp.give(fd, fdset)
-        finally:
-            os.close(fd)
+        node = node_of(disk)
+        await self._forget_node(node, fdset)  # what an attempt cut short may have left
+        await self._give(disk.path, os.O_RDONLY if disk.read_only else os.O_RDWR, fdset)
         try:
             await self._ask("blockdev-add", COMMAND_LIMIT, **node_options(disk, f"/dev/fdset/{fdset}"))
             await self._ask(
                 "device_add", COMMAND_LIMIT, driver="virtio-blk-pci", id=plug_of(slot, disk.serial), bus=port_of(slot),
-                drive=f"disk-{disk.serial}", serial=disk.serial,
+                drive=node, serial=disk.serial,
             )  # fmt: skip
+            await self.throttle()
         except Fault:
-            await self._forget_node(disk.serial, fdset)
+            await self._forget_node(node, fdset)
             raise
 
-    async def _forget_node(self, serial: str, fdset: int) -> None:
-        for node in (f"disk-{serial}", f"disk-{serial}-file"):  # one there at launch has its file as a node
+    async def throttle(self) -> None:
+        """Its disks keep to their limit."""
+        await throttle(self._ask, self._rate)
+
+    async def _give(self, path: Path, flags: int, fdset: int) -> None:
+        """One more descriptor into that set; the process may open nothing by itself."""
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        try:
+            await (await self._monitor_now()).give(fd, fdset)
+        finally:
+            os.close(fd)
+
+    async def _forget_node(self, node: str, fdset: int) -> None:
+        for name in (node, f"{node}-file"):  # one there at launch has its file as a node
             with contextlib.suppress(Internal):
-                await self._ask("blockdev-del", COMMAND_LIMIT, node_name=node)
+                await self._ask("blockdev-del", COMMAND_LIMIT, node_name=name)
         with contextlib.suppress(Internal):
             await self._ask("remove-fd", COMMAND_LIMIT, fdset_id=fdset)
 
     async def detach(self, serial: str) -> None:
         """See LiveVm. The guest's consent is the device's absence, asked for rather than awaited as an event."""
+        if f"usb-{serial}" in await self._devices():
+            raise Unsupported("bus: USB disks come and go while the machine is off", field="bus")
         async with self._plugging:
             slot = (await self._plugged())[0].get(serial)
             if slot is None:
@@ -180,16 +297,73 @@ class QemuVm:
                         await self._ask("device_del", COMMAND_LIMIT, id=plug_of(slot, serial))
                     again = clock() + 8.0
                 await asyncio.sleep(0.1)
-            await self._forget_node(serial, _FDSET_BASE + slot)
+            await self._forget_node(f"disk-{serial}", _FDSET_BASE + slot)
 
     async def grow(self, serial: str, size: int) -> None:
         """See LiveVm."""
         await self._ask("block_resize", COMMAND_LIMIT, node_name=f"disk-{serial}", size=size)
 
+    async def switch(self, disk: DiskFile, *, ahead: bool = False) -> None:
+        """See LiveVm. The present node becomes the backing of the new one, which takes the lock of a writer from it."""
+        node, fdset = node_of(disk), _FDSET_OVERLAYS + disk.generation
+        async with self._plugging:
+            opened, self._opened = self._opened, None
+            if opened is None or opened[0] != node:
+                active, depth = await self._active(disk.serial)
+                if active == node:
+                    await self._shorten(disk, depth)
+                    return
+                if depth >= DEEPEST:
+                    raise NoCapacity(f"{depth} disks lie upon one another in the machine; it must be started anew")
+                await self._open(disk, fdset)
+                opened = (node, active)
+            if ahead:
+                self._opened = opened
+                return
+            try:
+                await self._ask("blockdev-snapshot", COMMAND_LIMIT, node=opened[1], overlay=node)
+            except Internal:
+                await self._forget_node(node, fdset)
+                raise
+
+    async def _open(self, disk: DiskFile, fdset: int) -> None:
+        """The overlay, beside what the machine writes to."""
+        node = node_of(disk)
+        await self._forget_node(node, fdset)
+        await self._give(disk.path, os.O_RDWR, fdset)
+        try:
+            for options in overlay_options(disk, f"/dev/fdset/{fdset}"):
+                await self._ask("blockdev-add", COMMAND_LIMIT, **options)
+        except Internal:
+            await self._forget_node(node, fdset)
+            raise
+
+    async def _shorten(self, disk: DiskFile, depth: int) -> None:
+        """What was joined on the disk meanwhile is joined in the machine; it is as good without, for a while."""
+        if depth - len(backings(disk)) >= LONGER:
+            try:
+                await renew(self._ask, self._give, disk)
+            except (Fault, OSError) as error:
+                log.warning("%s: its disks are not opened anew: %r", self.record.uuid, error)
+
+    async def written(self, serial: str) -> int:
+        """The generation of the overlay that a disk there at launch is written to now."""
+        number = (await self._active(serial))[0].removeprefix(f"disk-{serial}").removeprefix("-")
+        return int(number or 0)
+
+    async def _active(self, serial: str) -> tuple[str, int]:
+        """The node that a disk there at launch is written to now, and how many lie below it."""
+        for block in await self._ask("query-block", COMMAND_LIMIT):
+            if f"/fixed-{serial}/" in block.get("qdev", ""):
+                return block["inserted"]["node-name"], block["inserted"]["backing_file_depth"]
+        raise Internal(private=f"the machine has no disk {serial}")
+
+    # -- guest -------------------------------------------------------------------------------------------------
+
     async def guest(self) -> Agent:
         """See LiveVm. One connection, made when first asked for and again when it was lost."""
         async with self._greeting:
-            if self._agent is not None and not self._agent.closed:
+            if self._agent is not None and await self._agent.is_there():
                 return self._agent
             if self._process.ended:
                 raise Unavailable("the instance does not run")
@@ -240,6 +414,20 @@ class QemuVm:
             self._keys = Keyboard(self._directory / CONSOLE_SOCKET)
         await self._keys.press(data)
 
+    async def picture(self) -> bytes:
+        """See LiveVm."""
+        async with self._looking:
+            return await screen.picture(await self._with_screen(), self._ask)
+
+    async def view(self) -> screen.SocketViewer:
+        """See LiveVm."""
+        return await screen.view(await self._with_screen(), self._ask)
+
+    async def _with_screen(self) -> Qmp:
+        if SCREEN not in await self._devices():
+            raise Unsupported("the machine has no screen", field="displays")
+        return await self._monitor_now()
+
     async def close(self) -> None:
         """See LiveVm."""
         await self._drop_agent()
@@ -249,3 +437,19 @@ class QemuVm:
         qmp, self._qmp = self._qmp, None
         if qmp is not None:
             await qmp.close()
+
+
+def _put(pid: int, pages: Path) -> None:
+    with pages.open("rb", buffering=0) as source:
+        ram.put(pid, source.fileno())
+
+
+def _plugged(devices: Iterable[str]) -> tuple[dict[str, int], set[int]]:
+    """Serial to slot of every disk that can be unplugged, and the slots there are."""
+    found, slots = {}, set()
+    for name in devices:
+        if match := _PLUG.fullmatch(name):
+            slots.add(int(match[1]))
+            if match[2]:
+                found[match[2]] = int(match[1])
+    return found, slots

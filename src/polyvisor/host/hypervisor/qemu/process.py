@@ -1,41 +1,23 @@
 """Finding a QEMU process and proving that it is the one we started.
 
 A pid alone proves nothing after a reboot or a wrap: the boot id, the start time in ticks and the uuid on the command
-line must match the run record. Exit is awaited by pidfd, because an adopted process is not our child.
+line must match the run record.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from polyvisor.host.pids import Process, start_ticks
+from polyvisor.host.runs import boot_id
 from polyvisor.host.spawn import spawn
-from polyvisor.model.faults import TimedOut
 from polyvisor.model.instance import RunRecord
 
-
-def boot_id() -> str:
-    """The kernel's id of this boot of the host."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None when it is gone or a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])
-
-
 _UIDS = range(200_000, 1_200_000)
-_KILL_LIMIT = 30.0
 _KVM = Path("/dev/kvm")
 
 
@@ -93,61 +75,14 @@ def find_all() -> list[tuple[int, str]]:
     return [(pid, found) for pid in pids if (found := uuid_of(pid)) and start_ticks(pid) is not None]
 
 
-class Process:
-    """A QEMU process, ours or adopted, watched by pidfd."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._fd = os.pidfd_open(pid)
-        self._ended = asyncio.Event()
-        asyncio.get_running_loop().add_reader(self._fd, self._on_exit)
-
-    def _on_exit(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._fd)
-        os.close(self._fd)
-        self._fd = -1
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)  # a child would stay as a zombie
-        self._ended.set()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process is known to be gone."""
-        return self._ended.is_set()
-
-    async def wait(self) -> None:
-        """Until the process is gone."""
-        await self._ended.wait()
-
-    async def kill(self) -> None:
-        """SIGKILL, then wait; works on a stopped process too. One that was let go is no longer ours to end.
-
-        :raise TimedOut: the kernel does not let it die.
-        """
-        if self._fd < 0:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-        try:
-            async with asyncio.timeout(_KILL_LIMIT):
-                await self.wait()
-        except TimeoutError as error:
-            raise TimedOut("the machine's process does not end", private=f"pid {self.pid}") from error
-
-    def let_go(self) -> None:
-        """Stop watching; the process goes on."""
-        if self._fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-
-
-async def start(argv: Sequence[str], *, fds: Sequence[int], log: int, uid: int | None) -> Process:
+async def start(
+    argv: Sequence[str], *, fds: Sequence[int], log: int, uid: int | None, env: Mapping[str, str] | None = None
+) -> Process:
     """Start QEMU in a session of its own, as `uid` without any capability when one is given."""
     prefix = ["prlimit", "--core=0", "--nofile=4096"]
     if uid is not None:
         prefix += as_user(uid)
-    pid = await asyncio.to_thread(spawn, [*prefix, *argv], fds=fds, output=log)
+    pid = await asyncio.to_thread(spawn, [*prefix, *argv], fds=fds, output=log, env=env)
     return Process(pid)
 
 

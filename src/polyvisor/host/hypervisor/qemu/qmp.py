@@ -19,6 +19,7 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 from polyvisor.host.sockets import connect_unix
 from polyvisor.model.faults import Internal, TimedOut, Unavailable, Unsupported
 
+_UNDERSCORED = frozenset({"bps_rd", "bps_wr", "iops_rd", "iops_wr"})  # arguments from before QEMU said it with dashes
 QUERY_LIMIT = 3.0
 COMMAND_LIMIT = 20.0
 
@@ -32,6 +33,8 @@ class Qmp:
         self._client = client
         self._sock = sock
         self._turn = asyncio.Lock()
+        self._ends = EventListener("SHUTDOWN")
+        client.register_listener(self._ends)
 
     @classmethod
     async def connect(cls, path: Path, limit: float) -> Qmp:
@@ -58,7 +61,7 @@ class Qmp:
         :raise TimedOut: no answer in time. :raise Unavailable: the connection is gone.
         :raise Internal: QEMU refused, with its words in `private`.
         """
-        args = {key.replace("_", "-"): value for key, value in arguments.items()}
+        args = {key if key in _UNDERSCORED else key.replace("_", "-"): value for key, value in arguments.items()}
         try:
             return await asyncio.wait_for(self._client.execute(command, args or None), limit)
         except TimeoutError as error:
@@ -70,12 +73,24 @@ class Qmp:
 
     async def give(self, fd: int, fdset: int) -> None:
         """Pass a descriptor into the machine's fd set. :raise Unsupported: it cannot take one."""
+        await self._pass(fd, "add-fd", fdset_id=fdset)
+
+    async def lend(self, fd: int, name: str) -> None:
+        """Pass a descriptor that the machine knows by this name. :raise Unsupported: it cannot take one."""
+        await self._pass(fd, "getfd", fdname=name)
+
+    async def _pass(self, fd: int, command: str, **arguments: Any) -> None:
         async with self._turn:
             try:
                 socket.send_fds(self._sock, [b" "], [fd])
             except OSError as error:
                 raise Unsupported("the machine cannot take a descriptor", private=str(error)) from error
-            await self.ask("add-fd", COMMAND_LIMIT, fdset_id=fdset)
+            await self.ask(command, COMMAND_LIMIT, **arguments)
+
+    def ends(self) -> list[str]:
+        """Why the machine shut down, for each time since this was last asked."""
+        told: list[dict[str, Any]] = [dict(event) for event in self._ends.clear()]
+        return [str(event["data"]["reason"]) for event in told]
 
     async def events(self, *names: str) -> AsyncIterator[dict[str, Any]]:
         """Events of those names from now on, until the connection ends."""

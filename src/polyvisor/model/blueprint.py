@@ -5,14 +5,19 @@ from __future__ import annotations
 from polyvisor.model.host import Blueprint, Disk
 from polyvisor.model.ids import VolumeId
 from polyvisor.model.instance import Instance, Mount
+from polyvisor.model.spec import Spec
 from polyvisor.model.units import Bytes
 
 _SERIAL_LENGTH = 20  # what virtio-blk carries
 
 
-def disk_of(mount: Mount) -> Disk:
+def disk_of(mount: Mount, spec: Spec) -> Disk:
     """A mount as a disk; its size is the host's business once the volume exists."""
-    return Disk(mount.volume, serial_of(mount.volume), Bytes(0), mount.path, mount.read_only)
+    places = [one.volume for one in spec.overlays] if mount.overlay else []
+    overlay = places.index(mount.volume) if mount.volume in places else None
+    return Disk(
+        mount.volume, serial_of(mount.volume), Bytes(0), mount.path, mount.read_only, overlay, mount.bus, mount.pool
+    )  # fmt: skip
 
 
 def serial_of(volume: VolumeId) -> str:
@@ -22,7 +27,7 @@ def serial_of(volume: VolumeId) -> str:
 
 def blueprint_of(instance: Instance) -> Blueprint:
     """The instance for its host."""
-    disks = tuple(disk_of(mount) for mount in instance.mounts)
+    disks = tuple(disk_of(mount, instance.spec) for mount in instance.mounts)
     return Blueprint(
         instance.id, instance.number, instance.project, instance.name, instance.spec, instance.address, disks
     )

@@ -1,0 +1,47 @@
+"""What media and machines are called here: MIDs are UUIDs made of our ids, names any text.
+
+A name that ours cannot be is kept as the dialect's own, and is an alias as well, so that it has one owner in its group.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+
+from polyvisor.engine import Engine
+from polyvisor.model.faults import Invalid
+from polyvisor.model.foreign import Foreign
+from polyvisor.model.ids import check_name
+from polyvisor.model.instance import Instance
+from polyvisor.model.volume import Volume
+
+DIALECT = "velocity"
+_LONGEST = 255
+
+
+def mid_of(volume: Volume) -> str:
+    """The UUID of a medium, in upper case."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"polyvisor:volume:{volume.id}")).upper()
+
+
+def named(name: str, kind: str = "medium", **remainder: object) -> tuple[str, Foreign | None]:
+    """Our name for something, "" where it is to be its id, and what the dialect keeps. :raise Invalid:"""
+    if not 1 <= len(name) <= _LONGEST or not name.isprintable():
+        raise Invalid(f"name: must be 1 to {_LONGEST} printable characters", field="name")
+    try:
+        return check_name(name), Foreign(DIALECT, json.dumps(remainder)) if remainder else None
+    except Invalid:
+        return "", Foreign(DIALECT, json.dumps({"name": name, **remainder}), alias=(kind, name))
+
+
+async def names_of(core: Engine, things: Sequence[Volume] | Sequence[Instance]) -> Mapping[str, str]:
+    """What each is called here, by id."""
+    kept = await remainders_of(core, [one.id for one in things])
+    return {one.id: str(kept.get(one.id, {}).get("name", one.name)) for one in things}
+
+
+async def remainders_of(core: Engine, ids: Sequence[str]) -> Mapping[str, dict[str, object]]:
+    """What the dialect keeps with these things, by id."""
+    found = await core.foreigners.remainders(DIALECT, ids)
+    return {id: json.loads(text) for id, text in found.items() if text}

@@ -1,0 +1,121 @@
+"""Media: volumes of raw bytes, empty or uploaded. And how any volume comes to be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime
+
+from polyvisor.access.grants import require
+from polyvisor.access.quotas import admit_more, admit_to_pool
+from polyvisor.engine.pools import PoolsEngine
+from polyvisor.model.event import Event
+from polyvisor.model.faults import Invalid
+from polyvisor.model.foreign import Foreign
+from polyvisor.model.host import Disk
+from polyvisor.model.identity import Quotas
+from polyvisor.model.ids import VolumeId, check_name, mint
+from polyvisor.model.principal import Action, Principal
+from polyvisor.model.spec import MAX_DISK
+from polyvisor.model.units import Bytes
+from polyvisor.model.volume import Volume, VolumeState, check_kind, whole_sectors
+from polyvisor.ports.host import Host
+from polyvisor.ports.store import Store
+
+
+class Maker:
+    """The record of a volume, then its file, then that it is ready: no file is ever without a record."""
+
+    def __init__(self, store: Store, host: Host, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._host = host
+        self._clock = clock
+
+    def draft(self, principal: Principal, name: str, size: Bytes) -> Volume:
+        """What would be made. Without a name its id is its name."""
+        id = VolumeId(mint())
+        state = VolumeState.CREATING
+        return Volume(id, principal.project, name or id, size, state, self._host.id, self._clock())
+
+    async def make(
+        self,
+        volume: Volume,
+        make: Callable[[Disk], Awaitable[None]],
+        receipt: tuple[str, str] | None = None,
+        foreign: Foreign | None = None,
+    ) -> Volume:
+        """All or nothing. `make` makes the file. :raise Exists, OverQuota: and what `make` does."""
+        async with self._store.write() as unit:
+            await admit_more(unit, volume.project, Quotas(disk=volume.size))
+            await admit_to_pool(unit, volume, volume.size)
+            await unit.volumes.add(volume)
+            if foreign is not None:
+                await unit.foreigners.put(volume.project, volume.id, foreign)
+        try:
+            await make(volume_disk(volume))
+        except BaseException:
+            await self._host.remove_volume(volume.id, volume.pool)
+            async with self._store.write() as unit:
+                await unit.volumes.forget(volume.id)
+            raise
+        async with self._store.write() as unit:
+            await unit.volumes.save(volume.id, VolumeState.READY, volume.size)
+            await unit.events.append(volume_event("volume.created", volume, self._clock()))
+            if receipt:
+                await unit.receipts.add(volume.project, *receipt, volume.id, self._clock())
+            return await unit.volumes.get(volume.id)
+
+
+class MediaEngine:
+    """Create and upload; the rest is as for every volume."""
+
+    def __init__(self, host: Host, pools: PoolsEngine, maker: Maker) -> None:
+        self._host = host
+        self._pools = pools
+        self._maker = maker
+
+    async def create_blank(
+        self, principal: Principal, name: str, size: Bytes, *, kind: str, pool: str = "", foreign: Foreign | None = None
+    ) -> Volume:
+        """A medium of zeros, which takes no room until it is written to. `size` is rounded up to whole sectors.
+
+        :raise Invalid, Exists, OverQuota, NoCapacity: :raise NotFound: there is no such pool.
+        """
+        require(principal, Action.VOLUME_CREATE)
+        draft = self._medium(principal, name, size, kind, pool)
+        return await self._maker.make(draft, self._host.create_blank, foreign=foreign)
+
+    async def upload(  # noqa: PLR0913 - what a medium is
+        self, principal: Principal, name: str, chunks: AsyncIterator[bytes], length: int, *, kind: str,
+        pool: str = "", read_only: bool = False, foreign: Foreign | None = None,
+    ) -> Volume:  # fmt: skip
+        """A medium of exactly `length` bytes, taken as they come; what is cut off leaves nothing.
+
+        Quota and room are asked before the first byte is taken, and held until the last.
+        :raise Invalid, Exists, OverQuota, NoCapacity: :raise NotFound: there is no such pool.
+        """
+        require(principal, Action.VOLUME_CREATE)
+        draft = replace(self._medium(principal, name, length, kind, pool), read_only=read_only)
+
+        async def receive(disk: Disk) -> None:
+            await self._host.receive_volume(disk, chunks, length)
+
+        return await self._maker.make(draft, receive, foreign=foreign)
+
+    def _medium(self, principal: Principal, name: str, length: int, kind: str, pool: str) -> Volume:
+        if name:
+            check_name(name)
+        if not 1 <= length <= MAX_DISK:
+            raise Invalid(f"size: {length} is not between 1 and {MAX_DISK} bytes", field="size")
+        draft = self._maker.draft(principal, name, whole_sectors(length))
+        return replace(draft, kind=check_kind(kind), pool=self._pools.find(pool))
+
+
+def volume_disk(volume: Volume) -> Disk:
+    """A volume as its host knows it."""
+    return Disk(volume.id, volume.id[:20], volume.size, pool=volume.pool)
+
+
+def volume_event(kind: str, volume: Volume, now: datetime) -> Event:
+    """What happened to it."""
+    return Event(kind, volume.project, volume.id, now, {"name": volume.name})

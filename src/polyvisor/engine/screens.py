@@ -1,0 +1,123 @@
+"""Screens: pictures, and viewers who come with a ticket."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+
+from polyvisor.engine.instances import InstancesEngine
+from polyvisor.model.face import Face, face
+from polyvisor.model.faults import Busy, NotFound, WrongState
+from polyvisor.model.ids import InstanceId
+from polyvisor.model.instance import Instance
+from polyvisor.model.principal import SYSTEM, Action, Principal
+from polyvisor.model.units import Seconds
+from polyvisor.ports.host import Host
+from polyvisor.ports.screen import Viewer
+
+__all__ = ["ScreensEngine", "Ticket", "Viewer"]  # dialects know a viewer by this module
+
+LIFE = Seconds(60.0)
+MOST_VIEWERS = 16  # of one machine at once
+_MOST_TICKETS = 10_000
+_SHOWN = {Face.RUNNING, Face.PAUSED}
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Lets whoever has it connect once, within `life` seconds."""
+
+    text: str
+    life: Seconds
+
+
+class ScreensEngine:
+    """Pictures, tickets, connections. Tickets are in memory only: one that is lost is asked for again."""
+
+    def __init__(self, host: Host, instances: InstancesEngine, clock: Callable[[], float] = monotonic) -> None:
+        self._host = host
+        self._instances = instances
+        self._clock = clock
+        self._tickets: dict[bytes, tuple[InstanceId, float]] = {}  # by hash, with the end of its life; oldest first
+        self._viewers: Counter[InstanceId] = Counter()
+
+    async def shot(self, principal: Principal, key: str) -> bytes:
+        """The screen now, as PNG. :raise WrongState: it does not run. :raise Unsupported: it has no screen."""
+        instance = await self._shown(principal, key)
+        return await self._host.picture(instance.id)
+
+    async def ticket(self, principal: Principal, key: str) -> Ticket:
+        """For one viewer. :raise WrongState, NotFound:"""
+        instance = await self._shown(principal, key)
+        now = self._clock()
+        for old in [old for old, (_, end) in self._tickets.items() if end <= now]:
+            del self._tickets[old]
+        if len(self._tickets) >= _MOST_TICKETS:
+            raise Busy("there are too many tickets that nobody has used", retry_after=LIFE)
+        text = secrets.token_urlsafe(32)
+        self._tickets[_hash(text)] = instance.id, now + LIFE
+        return Ticket(text, LIFE)
+
+    async def connect(self, ticket: str) -> Viewer:
+        """The screen that a ticket is for; no other credential is asked for, and the ticket is gone.
+
+        :raise NotFound: there is no such ticket. :raise WrongState: the machine has ended. :raise Busy: too many look.
+        """
+        id, end = self._tickets.pop(_hash(ticket), (InstanceId(""), 0.0))
+        if end <= self._clock():
+            raise NotFound("there is no such ticket, or it was used or is too old", field="ticket")
+        instance = await self._shown(SYSTEM, id)
+        if self._viewers[instance.id] >= MOST_VIEWERS:
+            raise Busy(f"{MOST_VIEWERS} look at this screen already", field="ticket")
+        self._viewers[instance.id] += 1
+        try:
+            return _Counted(await self._host.view(instance.id), lambda: self._left(instance.id))
+        except BaseException:
+            self._left(instance.id)
+            raise
+
+    def watched(self, id: InstanceId) -> int:
+        """How many look at its screen now."""
+        return self._viewers.get(id, 0)
+
+    def _left(self, id: InstanceId) -> None:
+        self._viewers[id] -= 1
+        if self._viewers[id] <= 0:
+            del self._viewers[id]
+
+    async def _shown(self, principal: Principal, key: str) -> Instance:
+        instance = await self._instances.get(principal, key, Action.INSTANCE_INTERACT)
+        if face(instance) not in _SHOWN:
+            raise WrongState(f"the instance is {face(instance)}")
+        return instance
+
+
+class _Counted:
+    """A Viewer of whose end somebody is told, once."""
+
+    def __init__(self, viewer: Viewer, left: Callable[[], None]) -> None:
+        self._viewer = viewer
+        self._left: Callable[[], None] | None = left
+
+    async def read(self) -> bytes:
+        """See Viewer."""
+        return await self._viewer.read()
+
+    async def write(self, data: bytes) -> None:
+        """See Viewer."""
+        await self._viewer.write(data)
+
+    async def close(self) -> None:
+        """See Viewer."""
+        left, self._left = self._left, None
+        if left is not None:
+            left()
+            await self._viewer.close()
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="replace")).digest()

@@ -1,0 +1,122 @@
+"""Media: volumes of raw bytes, made empty or received from somebody, and the pools that they are in."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from polyvisor.host.durable import full, sync
+from polyvisor.host.paths import Paths
+from polyvisor.host.storage.files import firmly, sparse
+from polyvisor.model.faults import Invalid, NoCapacity
+from polyvisor.model.host import Disk
+from polyvisor.model.units import MIB, Bytes
+from polyvisor.model.volume import DEFAULT_POOL, Pool, whole_sectors
+
+RESERVE = 512 * MIB
+"""What uploads leave free in the data directory: machines and records live there too."""
+_RESERVE_ELSEWHERE = 16 * MIB
+_PIECE = MIB
+_ZEROS = bytes(_PIECE)
+
+
+class Media:
+    """Files that are there whole or not at all."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._promised: Counter[str] = Counter()  # bytes that uploads under way have still to send, by pool
+
+    def pools(self) -> tuple[Pool, ...]:
+        """The data directory first."""
+        found = [Pool(DEFAULT_POOL, 0, str(self._paths.root), *_room(self._paths.volumes))]
+        for place in self._paths.pools:
+            found.append(Pool(place.name, place.number, str(place.path), *_room(place.folder)))
+        return tuple(found)
+
+    async def blank(self, disk: Disk) -> None:
+        """Zeros: no block of it is there. :raise NoCapacity: the file system cannot hold a file of that size."""
+        path = self._paths.volume(disk.volume, disk.pool)
+        part = path.with_suffix(".part")
+        self._need_room(disk.pool, 0)
+        try:
+            await firmly(sparse, part, disk.size)
+            part.rename(path)
+            await firmly(sync, path.parent)
+        except OSError as error:
+            raise full(error) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    async def receive(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
+        """Exactly `length` bytes, as they come; little of them is in our memory at any time.
+
+        :raise Invalid: there are more of them, or fewer. :raise NoCapacity: they do not fit, or stopped to.
+        """
+        path = self._paths.volume(disk.volume, disk.pool)
+        part = path.with_suffix(".part")
+        self._need_room(disk.pool, length)
+        self._promised[disk.pool] += length
+        left = length
+        try:
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                async for piece in _pieces(chunks):
+                    if len(piece) > left:
+                        raise Invalid(f"body: there are more than {length} bytes in it", field="body")
+                    await firmly(_put, fd, piece, length - left)
+                    left -= len(piece)
+                    self._promised[disk.pool] -= len(piece)
+                if left:
+                    raise Invalid(f"body: it ended after {length - left} of {length} bytes", field="body")
+                await firmly(_finish, fd, whole_sectors(length))
+            finally:
+                os.close(fd)
+            part.rename(path)
+            await firmly(sync, path.parent)
+        except OSError as error:
+            raise full(error) from error
+        finally:
+            self._promised[disk.pool] -= left
+            part.unlink(missing_ok=True)
+
+    def _need_room(self, pool: str, more: int) -> None:
+        """:raise NoCapacity:"""
+        reserve = _RESERVE_ELSEWHERE if pool else RESERVE
+        if _room(self._paths.pool(pool))[0] - self._promised[pool] - more < (reserve if more else 0):
+            raise NoCapacity("body: the pool has no room for it", field="body")
+
+
+def _room(folder: Path) -> tuple[Bytes, Bytes]:
+    usage = os.statvfs(folder)
+    return Bytes(usage.f_bavail * usage.f_frsize), Bytes(usage.f_blocks * usage.f_frsize)
+
+
+async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in larger pieces: a thread is asked for each."""
+    gathered = bytearray()
+    async for chunk in chunks:
+        for at in range(0, len(chunk), _PIECE):
+            gathered += chunk[at : at + _PIECE]
+            if len(gathered) >= _PIECE:
+                yield bytes(gathered[:_PIECE])
+                del gathered[:_PIECE]
+    if gathered:
+        yield bytes(gathered)
+
+
+def _put(fd: int, piece: bytes, at: int) -> None:
+    """Zeros are left out: a hole is read as such."""
+    if piece == _ZEROS[: len(piece)]:
+        return
+    rest = memoryview(piece)
+    while rest:
+        written = os.pwrite(fd, rest, at)
+        rest, at = rest[written:], at + written
+
+
+def _finish(fd: int, size: int) -> None:
+    os.truncate(fd, size)
+    os.fsync(fd)

@@ -1,0 +1,369 @@
+"""Who may do what, through the API: users, projects, grants, keys, sessions, quotas, the audit log."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+
+from dialect.served import Served, fresh
+from polyvisor.client import Client, Refused
+from polyvisor.model.ids import InstanceId
+from polyvisor.model.principal import Action
+from polyvisor.wire.access import (
+    CreateKey,
+    CreateProject,
+    CreateUser,
+    GrantRequest,
+    Login,
+    QuotasRequest,
+    UpdateProject,
+    UpdateUser,
+)
+from polyvisor.wire.native import CreateInstance, CreateSnapshot, CreateVolume, UpdateInstance
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+OFF: dict[str, Any] = {"image": "busybox", "power": "off"}
+
+
+async def somebody(served: Served, *grants: tuple[str, list[str]]) -> tuple[str, Client]:
+    """The name of a new user with these grants, and a client that is logged in as it."""
+    name = fresh("user")
+    async with served.client() as root:
+        await root.users.create(CreateUser(name=name, password="secret of " + name))
+        for project, actions in grants:
+            await root.grants.assign(GrantRequest(user=name, project=project, actions=actions))
+        token = (await root.sessions.login(Login(name=name, password="secret of " + name))).token
+    return name, served.client(token)
+
+
+async def project_of(served: Served, parent: str = "", **quotas: int) -> str:
+    """A new project below another, or below the root."""
+    async with served.client() as root:
+        made = await root.projects.create(
+            CreateProject(name=fresh("project"), parent=parent, quotas=QuotasRequest(**quotas))
+        )
+    return made.id
+
+
+async def test_a_user_sees_what_is_granted_and_below(served: Served) -> None:
+    above = await project_of(served)
+    below = await project_of(served, above)
+    name, ann = await somebody(served, (above, ["instance.*", "project.view", "image.view"]))
+    async with served.client() as root, ann:
+        there = Client(served.url, served.key, project=below)
+        vm = await there.instances.create(CreateInstance(name=fresh("vm"), **OFF))
+        elsewhere = await root.instances.create(CreateInstance(name=fresh("vm"), **OFF))
+        assert vm.project == below
+        assert [one.id async for one in ann.instances.list()] == [vm.id]
+        assert (await ann.instances.get(vm.id)).name == vm.name
+        for key in (elsewhere.id, elsewhere.name):
+            with pytest.raises(Refused, match="no instance"):
+                await ann.instances.get(key)
+        assert {one.id for one in await ann.projects.list()} == {above, below}
+        with pytest.raises(Refused, match="no project"):
+            await ann.projects.get("root")
+        with pytest.raises(Refused, match="may not create volumes"):
+            await ann.volumes.create(CreateVolume(name=fresh("v"), size="64M"))
+        await root.grants.revoke(name, above, ["instance.delete"])
+        with pytest.raises(Refused, match="may not delete"):
+            await ann.instances.delete(vm.id, force=True)
+        await root.grants.revoke(name, above)
+        with pytest.raises(Refused, match="may not"):
+            [one async for one in ann.instances.list()]
+        with pytest.raises(Refused, match="no instance"):
+            await ann.instances.get(vm.id)
+        await there._link.close()
+
+
+async def test_nobody_passes_on_what_he_does_not_hold(served: Served) -> None:
+    mine, other = await project_of(served), await project_of(served)
+    _, boss = await somebody(served, (mine, ["grant.*", "instance.view", "user.*"]))
+    ann, client = await somebody(served)
+    await client._link.close()
+    async with boss:
+        given = await boss.grants.assign(GrantRequest(user=ann, project=mine, actions=["instance.view"]))
+        assert given.actions == ["instance.view"]
+        for project, actions in ((mine, ["instance.delete"]), (mine, ["*"])):
+            with pytest.raises(Refused, match="does not hold"):
+                await boss.grants.assign(GrantRequest(user=ann, project=project, actions=actions))
+        for project in (other, "root"):
+            with pytest.raises(Refused, match="no project"):
+                await boss.grants.assign(GrantRequest(user=ann, project=project, actions=["instance.view"]))
+        with pytest.raises(Refused, match="operator"):
+            await boss.users.create(CreateUser(name=fresh("u"), password="x", operator=True, project=mine))
+        with pytest.raises(Refused, match="operator"):
+            await boss.users.update("root", UpdateUser(password="mine now"))
+        with pytest.raises(Refused, match="operator"):
+            await boss.users.delete("root")
+        await boss.users.update(ann, UpdateUser(password="new"))  # who holds no more than the boss
+        async with served.client() as root:
+            await root.grants.assign(GrantRequest(user=ann, project=other, actions=["volume.view"]))
+        with pytest.raises(Refused, match="may not"):
+            await boss.users.update(ann, UpdateUser(password="newer"))
+        with pytest.raises(Refused, match="may not"):
+            await boss.users.delete(ann)
+        with pytest.raises(Refused, match="none called"):
+            await boss.grants.assign(GrantRequest(user=ann, project=mine, actions=["instance.fly"]))
+
+
+async def test_sessions_begin_with_a_password_and_end(served: Served) -> None:
+    name, ann = await somebody(served)
+    async with served.client() as root, ann:
+        assert (await ann.users.get(name)).name == name
+        await ann.users.update(name, UpdateUser(password="another"))
+        with pytest.raises(Refused) as over:
+            await ann.users.get(name)
+        assert over.value.status == 401
+        with pytest.raises(Refused) as wrong:
+            await root.sessions.login(Login(name=name, password="secret of " + name))
+        assert wrong.value.status == 401
+        token = (await root.sessions.login(Login(name=name, password="another", lifetime="1h"))).token
+        async with served.client(token) as again:
+            await again.users.get(name)
+            await again.sessions.logout()
+            with pytest.raises(Refused) as gone:
+                await again.users.get(name)
+            assert gone.value.status == 401
+        basic = httpx.BasicAuth(name, "another")
+        async with httpx.AsyncClient(base_url=served.url, auth=basic, trust_env=False) as http:
+            assert (await http.get("/api/v1/about")).json()["principal"] == name
+        with pytest.raises(Refused, match="lifetime"):
+            await root.sessions.login(Login(name=name, password="another", lifetime="1000h"))
+
+
+async def test_failed_logins_are_limited_and_logged(served: Served) -> None:
+    name, ann = await somebody(served)
+    async with served.client() as root, ann:
+        statuses = set()
+        for _ in range(12):
+            with pytest.raises(Refused) as caught:
+                await root.sessions.login(Login(name=name, password="guess"))
+            statuses.add(caught.value.status)
+        assert statuses == {401, 429}
+        assert (await ann.users.get(name)).name == name  # who is in stays in
+        log = await root.audit.list({"who": name, "action": "session.login"})
+        assert {entry.outcome for entry in log.items} == {"ok", "Unauthenticated", "Throttled"}
+        assert {entry.source for entry in log.items} == {"127.0.0.1"}
+
+
+async def test_keys_have_scopes_and_an_end(served: Served) -> None:
+    project = await project_of(served)
+    name, ann = await somebody(served, (project, ["instance.*", "image.view", "key.create"]))
+    async with served.client() as root, ann:
+        made = await ann.keys.create(CreateKey(name="ci", project=project, scopes=["instance.view"], lifetime="1h"))
+        assert made.record.scopes == ["instance.view"]
+        assert [key.id for key in await ann.keys.list()] == [made.record.id]
+        assert made.key not in str(await ann.keys.list())
+        async with served.client(made.key) as ci:
+            assert [one async for one in ci.instances.list()] == []
+            with pytest.raises(Refused, match="may not create"):
+                await ci.instances.create(CreateInstance(name=fresh("vm"), **OFF))
+            with pytest.raises(Refused, match="may not create keys"):
+                await ci.keys.create(CreateKey(name="more"))
+            with pytest.raises(Refused, match="may not create keys"):
+                await ci.keys.delete(made.record.id)
+            with pytest.raises(Refused, match="may not alter users"):
+                await ci.users.update(name, UpdateUser(password="mine"))
+        maker = await ann.keys.create(CreateKey(name="maker", project=project, scopes=["instance.view", "key.create"]))
+        async with served.client(maker.key) as ci:
+            more = await ci.keys.create(CreateKey(name="more"))
+            assert more.record.scopes == ["instance.view", "key.create"]  # no more than the key it was made with
+            with pytest.raises(Refused, match="does not hold"):
+                await ci.keys.create(CreateKey(name="most", scopes=["*"]))
+        for bad, field in ((CreateKey(name="x", project="root"), "project"), (CreateKey(name="x y"), "name")):
+            with pytest.raises(Refused) as caught:
+                await ann.keys.create(bad)
+            assert caught.value.problem.field == field
+        await ann.keys.delete(made.record.id)
+        async with served.client(made.key) as ci:
+            with pytest.raises(Refused) as gone:
+                await ci.users.get(name)
+            assert gone.value.status == 401
+        await root.users.delete(name)
+        async with served.client(more.key) as orphan:
+            with pytest.raises(Refused) as dead:
+                await orphan.users.get(name)
+            assert dead.value.status == 401
+
+
+async def test_projects_are_a_tree(served: Served) -> None:
+    async with served.client() as root:
+        top = await root.projects.create(CreateProject(name=fresh("top")))
+        leaf = await root.projects.create(CreateProject(name="leaf", parent=top.name))
+        assert leaf.path == f"{top.name}/leaf"
+        assert (await root.projects.get(leaf.path)).id == leaf.id
+        with pytest.raises(Refused) as twice:
+            await root.projects.create(CreateProject(name="leaf", parent=top.id))
+        assert (twice.value.status, twice.value.problem.field) == (409, "name")
+        with pytest.raises(Refused, match="below it"):
+            await root.projects.delete(top.id)
+        with pytest.raises(Refused, match="root"):
+            await root.projects.delete("root")
+        renamed = await root.projects.update(leaf.id, UpdateProject(name="twig"))
+        assert renamed.path == f"{top.name}/twig"
+        inside = Client(served.url, served.key, project=renamed.path)
+        vm = await inside.instances.create(CreateInstance(name="same", image="busybox"), wait="ready")
+        await inside.volumes.create(CreateVolume(name="v", size="64M"))
+        await inside.instances.snapshot(vm.id, CreateSnapshot(name="s"))
+        with pytest.raises(Refused, match="not empty"):
+            await root.projects.delete(leaf.id)
+        await root.projects.delete(leaf.id, force=True)
+        with pytest.raises(Refused, match="no instance"):
+            await root.instances.get(vm.id)
+        await root.projects.delete(top.id)
+        with pytest.raises(Refused, match="no project"):
+            await root.projects.get(top.id)
+        await inside._link.close()
+
+
+async def test_two_hundred_creates_at_once_against_a_quota_of_fifty(served: Served) -> None:
+    above = await project_of(served, instances=50)
+    below = [await project_of(served, above) for _ in range(2)]
+    clients = [Client(served.url, served.key, project=one) for one in below]
+    try:
+        asked = [clients[n % 2].instances.create(CreateInstance(name=f"q{n}", **OFF)) for n in range(200)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        refusals = [one for one in answers if isinstance(one, Refused)]
+        assert {(one.problem.kind, one.problem.field, one.status) for one in refusals} == {
+            ("OverQuota", "instances", 403)
+        }
+        assert len(answers) - len(refusals) == 50
+        async with served.client() as root:
+            found = await root.projects.get(above)
+            assert found.usage is not None
+            assert found.usage.instances == 50
+            listed = [one.project async for one in root.instances.list() if one.project in below]
+            assert len(listed) == 50
+            await root.projects.delete(below[0], force=True)
+            again = await root.projects.get(above)
+            assert again.usage is not None
+            assert again.usage.instances == sum(one == below[1] for one in listed)
+    finally:
+        for client in clients:
+            await client._link.close()
+
+
+@pytest.mark.parametrize("quota", ["disk", "snapshots", "memory", "vcpus"])
+async def test_a_quota_above_holds_below(served: Served, quota: str) -> None:
+    above = await project_of(served, **{quota: 1})  # type: ignore[arg-type]  # of numbers
+    below = await project_of(served, above)
+    async with Client(served.url, served.key, project=below) as client, served.client() as root:
+        if quota == "snapshots":
+            vm = await client.instances.create(CreateInstance(name="s", **OFF), wait="launched")
+            await client.instances.snapshot(vm.id, CreateSnapshot(name=fresh("s")))
+            asked: Any = client.instances.snapshot(vm.id, CreateSnapshot(name=fresh("s")))
+        elif quota == "disk":
+            asked = client.volumes.create(CreateVolume(name="v", size="64M"))
+        else:
+            asked = client.instances.create(CreateInstance(name="s", vcpus=2, memory="256M", **OFF))
+        with pytest.raises(Refused) as caught:
+            await asked
+        assert (caught.value.problem.kind, caught.value.problem.field) == ("OverQuota", quota)
+        raised = await root.projects.update(above, UpdateProject(quotas=QuotasRequest(**{quota: 0})))
+        assert getattr(raised.quotas, quota) == 0
+
+
+async def test_quotas_are_set_from_above(served: Served) -> None:
+    project = await project_of(served, instances=1)
+    _, ann = await somebody(served, (project, ["project.*"]))
+    async with ann:
+        child = await ann.projects.create(CreateProject(name=fresh("c"), parent=project))
+        await ann.projects.update(child.id, UpdateProject(quotas=QuotasRequest(instances=5)))
+        with pytest.raises(Refused, match="from above"):
+            await ann.projects.update(project, UpdateProject(quotas=QuotasRequest(instances=100)))
+
+
+async def test_what_was_done_is_written_down(served: Served) -> None:
+    project = await project_of(served)
+    name, ann = await somebody(served, (project, ["instance.*", "audit.view", "image.view"]))
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    async with ann, served.client() as root:
+        key = (await ann.keys.create(CreateKey(name="k", project=project))).key
+        async with served.client(key) as there:
+            vm = await there.instances.create(CreateInstance(name=fresh("vm"), **OFF))
+            await there.instances.update(vm.id, UpdateInstance(labels={"a": "b"}))
+            with pytest.raises(Refused):
+                await there.instances.start("nonesuch")
+            log = await there.audit.list({"who": name, "since": before.isoformat()})
+        assert [(entry.action, entry.subject, entry.outcome) for entry in log.items][:3] == [
+            ("instance.start", "nonesuch", "NotFound"),
+            ("instance.update", vm.id, "ok"),
+            ("instance.create", vm.id, "ok"),
+        ]
+        assert {entry.project for entry in log.items} == {project}
+        one = await root.audit.list({"subject": vm.id}, limit=1)
+        assert one.next is not None
+        assert (await root.audit.list({"subject": vm.id}, before=one.next)).items[0].action == "instance.create"
+        _, nobody = await somebody(served)
+        async with nobody:
+            with pytest.raises(Refused, match="may not view audits"):
+                await nobody.audit.list()
+
+
+def allowed(parents: list[int | None], held: set[tuple[int, Action]], verb: Action, place: int) -> bool:
+    """The rule: granted there or anywhere above."""
+    here: int | None = place
+    while here is not None and (here, verb) not in held:
+        here = parents[here]
+    return here is not None
+
+
+async def by_velocity(served: Served, headers: dict[str, str], id: str, may: Callable[[Action], bool]) -> None:
+    """The same rule through a third dialect, which calls things by number and says what is not allowed."""
+    async with served.parts.store.read() as unit:
+        vmid = (await unit.instances.get(InstanceId(id))).number
+    body: dict[str, Any] = {"vmid": vmid, "state": "STOPPED"}
+    asked = await served.http.post("/v/vm/state", json=body, headers=headers)
+    assert asked.status_code == (200 if may(Action.INSTANCE_VIEW) else 403), asked.text
+    told = await served.http.put("/v/vm/state", json=body, headers=headers)
+    assert told.status_code == (200 if may(Action.INSTANCE_OPERATE) else 403), told.text
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_call_acts_where_its_user_may_not(served: Served, seed: int) -> None:
+    """Random trees and grants, through three dialects, against the rule: granted there or above."""
+    dice = random.Random(seed)
+    parents: list[int | None] = [None]
+    projects = [await project_of(served)]
+    for _ in range(4):
+        parents.append(dice.randrange(len(projects)))
+        projects.append(await project_of(served, projects[parents[-1] or 0]))
+    verbs = [Action.INSTANCE_VIEW, Action.INSTANCE_ALTER, Action.INSTANCE_OPERATE]
+    machines = []
+    for project in projects:
+        async with Client(served.url, served.key, project=project) as there:
+            machines.append(await there.instances.create(CreateInstance(name=fresh("vm"), **OFF)))
+    for _ in range(3):
+        held = {(dice.randrange(5), dice.choice(verbs)) for _ in range(dice.randrange(5))}
+        _, user = await somebody(served, *((projects[place], [str(verb)]) for place, verb in held))
+
+        async with user:
+            home = projects[next(iter(held))[0]] if held else ""
+            key = (await user.keys.create(CreateKey(name="k", project=home))).key if held else ""
+            may = partial(allowed, parents, held)
+            for place, vm in enumerate(machines):
+                calls: list[tuple[Action, Any]] = [
+                    (Action.INSTANCE_VIEW, user.instances.get(vm.id)),
+                    (Action.INSTANCE_ALTER, user.instances.update(vm.id, UpdateInstance(labels={"seen": "yes"}))),
+                    (Action.INSTANCE_OPERATE, user.instances.stop(vm.id)),
+                ]
+                for verb, call in calls:
+                    if may(verb, place):
+                        await call
+                    else:
+                        with pytest.raises(Refused) as caught:
+                            await call
+                        hidden = not may(Action.INSTANCE_VIEW, place)
+                        assert caught.value.status == (404 if hidden else 403)
+                if key:
+                    headers = {"Authorization": f"Bearer {key}"}
+                    found = await served.http.get(f"/instances/{vm.id}", headers=headers)
+                    assert found.status_code in ((200,) if may(Action.INSTANCE_VIEW, place) else (403, 404))
+                    await by_velocity(served, headers, vm.id, partial(may, place=place))
