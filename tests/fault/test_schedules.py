@@ -50,6 +50,16 @@ async def test_a_schedule_takes_snapshots_and_keeps_the_newest(world: World) -> 
     await world.check(id)
 
 
+async def test_what_became_of_a_run_is_told_as_soon_as_it_is_over(world: World) -> None:
+    id = await world.create()
+    await world.engine.schedules.set(ROOT, id, Seconds(60.0))
+    world.offset += timedelta(seconds=61)
+    await world.engine.schedules.tick()
+    await world.settled(id)
+    told = await world.engine.schedules.get(ROOT, id)
+    assert [told.last_snapshot] == [snapshot.id for snapshot in await world.snapshots()]
+
+
 async def test_what_was_missed_while_the_server_was_down_is_not_made_up_for(world: World) -> None:
     id = await world.create()
     first = await world.engine.schedules.set(ROOT, id, Seconds(60.0))

@@ -83,6 +83,7 @@ async def _work(server: Server, space: Namespace, port: int) -> None:
             with pytest.raises(Refused) as caught:
                 await refused
             assert (caught.value.kind, caught.value.problem.field) == (kind, "nics")
+    known = space.links()["br-lab"]["address"]
     server.kill()
     assert _ports(space) == 2
     server.start()
@@ -91,6 +92,7 @@ async def _work(server: Server, space: Namespace, port: int) -> None:
         await client.instances.standby(vm.id)
         assert _ports(space) == 0
         await client.instances.restore(vm.id)
+        assert space.links()["br-lab"]["address"] == known, "its neighbours would look for it elsewhere"
         assert await sh(client, vm.id, f"wget -q -O - http://192.0.2.1:{port}/") == "you are 192.0.2.5"
         await client.instances.delete(vm.id, force=True, wait="launched")
         assert _ports(space) == 0

@@ -31,7 +31,7 @@ class SchedulesEngine:
     """Set, read, remove, and run those that are due.
 
     When the next run is due is written in the transaction that asks for the snapshot: after a crash no run is made
-    twice. What became of a run is read from its operation later, so nobody has to wait for it.
+    twice. What became of a run is read from its operation, by who asks and by the clock: nobody has to wait for it.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SchedulesEngine:
         """:raise NotFound: there is no such instance, or it has none."""
         async with self._store.read() as unit:
             instance = await self._instances.find(unit, principal, key, Action.INSTANCE_VIEW)
-            return await _schedule(unit, instance)
+            return await _told(unit, await _schedule(unit, instance))
 
     async def remove(self, principal: Principal, key: str) -> None:
         """No more snapshots are taken, nor removed. :raise NotFound:"""

@@ -22,6 +22,7 @@ from polyvisor.ports.hypervisor import BridgedNic
 _TUNSETIFF = 0x400454CA
 _SIOCBRADDIF = 0x89A2
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
+_SIOCSIFHWADDR, _ETHERNET = 0x8924, 1
 _TAP_FLAGS = 0x0002 | 0x1000 | 0x4000  # TAP, no packet information, virtio headers
 _UP = 0x1
 _NAME = b"plx%d"  # the kernel counts; names of our own bridge's devices begin otherwise
@@ -58,8 +59,11 @@ def is_bridge(device: str) -> bool:
     return exists(device) and (Path("/sys/class/net") / device / "bridge").is_dir()
 
 
-def open_bridged(bridge: str) -> int:
-    """A descriptor of a new TAP device, up, on that bridge; the device is gone with the last copy of it.
+def open_bridged(nic: BridgedNic) -> int:
+    """A descriptor of a new TAP device, up, on the NIC's bridge; the device is gone with the last copy of it.
+
+    A bridge that was given no address has the lowest of its ports'. A device's follows from the guest's and is a high
+    one: nobody's bridge gets another address because a machine came, and the same machine brings the same one back.
 
     :raise Unavailable: there is no such bridge, or we may not.
     """
@@ -69,10 +73,12 @@ def open_bridged(bridge: str) -> int:
         name = struct.unpack("16sH22x", answer)[0]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             index = socket.if_nametoindex(name.rstrip(b"\0").decode())
-            fcntl.ioctl(control, _SIOCBRADDIF, struct.pack("16si20x", bridge.encode(), index))
+            address = b"\xfe" + bytes.fromhex(nic.mac.replace(":", ""))[1:]
+            fcntl.ioctl(control, _SIOCSIFHWADDR, struct.pack("16sH6s16x", name, _ETHERNET, address))
+            fcntl.ioctl(control, _SIOCBRADDIF, struct.pack("16si20x", nic.bridge.encode(), index))
             flags = struct.unpack("16sH22x", fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16s24x", name)))[1]
             fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name, flags | _UP))
     except OSError as error:
         os.close(fd)
-        raise Unavailable("nics: the machine cannot be put on the bridge", private=f"{bridge}: {error}") from error
+        raise Unavailable("nics: the machine cannot be put on the bridge", private=f"{nic.bridge}: {error}") from error
     return fd

@@ -247,7 +247,7 @@ class _Handles:
             self._fds.append(tap)
             found["tap"] = tap
         for index, nic in enumerate(machine.bridged):
-            self._fds.append(fd := open_bridged(nic.bridge))
+            self._fds.append(fd := open_bridged(nic))
             found[f"bridged{index}"] = fd
         return found
 
