@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 
 def pytest_configure() -> None:
     """A shell ignores SIGINT for what it runs in the background, and children inherit that: ours are interrupted."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What boots large guests comes first: begun last, it would keep one worker while the others had nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

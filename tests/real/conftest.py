@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server in user mode that lives for the whole session.
 
-    Most guests of tests are copies of its template, as most of a user's would be; those of servers of a test's own boot.
+    Most guests are copies of its template, as most of a user's would be; those of servers of a test's own boot.
     """
     server = Server(tmp_path_factory.mktemp("real") / "data").start()
     server.cli("template", "create", "busybox", check=True)

@@ -1,6 +1,6 @@
-"""The full shape: Debian 12 from this machine's own packages, under BIOS and UEFI, with cloud-init and SSH.
+"""The full shape: Debian 12 from this machine's own packages, under BIOS and UEFI, with cloud-init, SSH and memory.
 
-Such a guest takes a minute to boot here, so each of the two shows many things.
+Such a guest takes a minute to boot here, so each shows many things.
 """
 
 from __future__ import annotations
@@ -8,27 +8,28 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from polyvisor.client import Client
-from polyvisor.host.guest.agent import Agent
-from polyvisor.host.hypervisor.qemu.qmp import Qmp
-from polyvisor.host.paths import AGENT_SOCKET, QMP_SOCKET
-from polyvisor.model.guest import Identity
-from polyvisor.model.instance import Address
 from polyvisor.wire.native import (
     AttachVolume,
     CloudInitRequest,
+    CreateInstance,
+    CreateSnapshot,
     CreateVolume,
+    ForkInstance,
     Instance,
     MountRequest,
+    PortRequest,
     PullProgress,
 )
 from real.conftest import finish, share
-from real.guests import Guests, run, sh
+from real.guests import Guests, lasting, run, sh
 from real.namespaces import ground
+from real.test_killed import BOOT_ID
 from serving import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -36,7 +37,11 @@ UP = 600.0
 WHO = """hostname; cat /etc/machine-id; cat /sys/class/net/e*/address
 for key in rsa ecdsa ed25519; do cut -d ' ' -f 2 /etc/ssh/ssh_host_${key}_key.pub; done
 sed -n '/^MACAddress/p' /etc/systemd/network/*"""
-MANAGED = "networkctl --no-legend list | awk '$3 == \"ether\" {print $5}'"
+SETTING = "/sys/firmware/efi/efivars/Polyvisor-5a1e2c30-94f7-4b5e-9d0a-3f0e6f2d7c11"
+REMEMBER = f"printf '\\007\\0\\0\\0{{}}' > /tmp/v; chattr -i {SETTING} 2> /dev/null; cat /tmp/v > {SETTING}"
+RECALL = f"cat {SETTING} | tail -c +5"  # such a file cannot be sought in
+DATA = "#cloud-config\nbootcmd: [echo early > /run/early]\nruncmd: [echo late > /var/late]\n"
+USERS = {"bios": "dev", "uefi": "root"}
 
 
 @pytest.fixture(scope="module")
@@ -127,15 +132,6 @@ async def boot_id(client: Client, key: str) -> str:
         return ""
 
 
-async def test_uefi_with_the_owners_own_data(client: Client, guests: Guests, debian: str, key: Path) -> None:
-    data = "#cloud-config\nbootcmd: [echo early > /run/early]\nruncmd: [echo late > /var/late]\n"
-    init = CloudInitRequest(ssh_keys=[key.with_suffix(".pub").read_text().strip()], user="root", user_data=data)
-    vm = await guests.boot(debian, name="deb-uefi", firmware="uefi", vcpus=2, cloud_init=init, timeout=UP)
-    script = "cloud-init status --wait > /dev/null; cat /run/early /var/late; [ -d /sys/firmware/efi ]; nproc; hostname"
-    assert await sh(client, vm.id, script) == "early\nlate\n2\ndeb-uefi"
-    assert await ssh(vm, key, "root", "id -u") == "0"
-
-
 @pytest.mark.bridge
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and bridges need root")
 async def test_ssh_over_the_bridge(base: Server, debian: str, key: Path, tmp_path: Path) -> None:
@@ -154,37 +150,107 @@ async def test_ssh_over_the_bridge(base: Server, debian: str, key: Path, tmp_pat
         finish(server)
 
 
-async def test_a_copy_has_keys_and_a_name_of_its_own(base: Server, debian: str, key: Path, tmp_path: Path) -> None:
-    """By the agent's own protocol, while no server holds it; the link is down meanwhile, as a copy's is."""
-    data = tmp_path / "data"
-    share(base.data, data)
-    share(base.data, data, "images")
-    server = Server(data).start()
-    async with server.client() as client:
-        init = CloudInitRequest(ssh_keys=[key.with_suffix(".pub").read_text().strip()], user="dev")
-        vm = await Guests(client).boot(debian, name="deb-one", cloud_init=init, timeout=UP)
-        await sh(client, vm.id, "cloud-init status --wait > /dev/null")
-        before = await sh(client, vm.id, WHO)
-        assert vm.address and await ssh(vm, key, "dev", "hostname") == "deb-one"
-    server.kill()
-    network = vm.address.rpartition(".")[0]
-    address = Address("02:11:22:33:44:55", vm.address, 24, f"{network}.2", f"{network}.3")
-    qmp = await Qmp.connect(data / "instances" / vm.id / QMP_SOCKET, 10)
-    agent = await Agent.connect(data / "instances" / vm.id / AGENT_SOCKET, 30)
-    await qmp.ask("set_link", name="net0", up=False)
-    await agent.take_identity(Identity("deb-two", "5" * 32, address, os.urandom(32)))
-    await qmp.ask("set_link", name="net0", up=True)
-    await agent.close()
-    await qmp.close()
-    server.start()
-    async with server.client() as client:
-        async with asyncio.timeout(60):  # DHCP, now that its link is up
-            while await sh(client, vm.id, MANAGED) != "configured":
-                await asyncio.sleep(0.5)
-        after = await sh(client, vm.id, WHO)
-        assert not set(before.splitlines()) & set(after.splitlines())
-        assert after.splitlines()[:3] == ["deb-two", "5" * 32, address.mac]
-        known = tmp_path / "known"
-        assert await ssh(vm, key, "dev", "hostname", known=known) == "deb-two"
-        assert known.read_text().split()[-1] in after.splitlines()
-    finish(server)
+# -- in memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["bios", "uefi"])
+def source(request: pytest.FixtureRequest, base: Server, debian: str, key: Path) -> Iterator[str]:
+    """The id of a guest of that firmware. A UEFI one has two vCPUs and has put a word into its NVRAM."""
+    public = key.with_suffix(".pub").read_text().strip()
+    init = CloudInitRequest(ssh_keys=[public], user=USERS[request.param], user_data=DATA)
+    fields = {"firmware": request.param, "memory": "512M", "cloud_init": init, "timeout": UP}
+    fields["vcpus"] = 2 if request.param == "uefi" else 1
+    with lasting(base, debian, name=f"mem-{request.param}", **fields) as id:
+        asyncio.run(_settle(base, id))
+        yield id
+
+
+async def _settle(base: Server, id: str) -> None:
+    async with base.client() as client:
+        await sh(client, id, "cloud-init status --wait > /dev/null; echo here > /root/disk; sync")
+        if (await client.instances.get(id)).firmware == "uefi":
+            await sh(client, id, REMEMBER.format("first"))
+
+
+async def works(client: Client, id: str) -> None:
+    """It reads and writes its disk, its clock is right, and its firmware answers."""
+    script = "cat /root/disk; echo more > /root/more; sync; until systemctl -q is-active ssh; do sleep 1; done"
+    assert await sh(client, id, script) == "here"
+    vm = await client.instances.get(id)
+    if vm.firmware == "uefi":
+        assert await sh(client, id, RECALL) == "first"
+        await sh(client, id, REMEMBER.replace("Polyvisor-", "Another-").format("second"))
+
+
+async def boots_anew(client: Client, id: str) -> None:
+    """A reboot from inside is one, and what NVRAM held is still there."""
+    before = await boot_id(client, id)
+    await run(client, id, "systemctl", "reboot", "--no-block")
+    async with asyncio.timeout(UP):
+        while await boot_id(client, id) in (before, ""):
+            await asyncio.sleep(1)
+    await works(client, id)
+
+
+async def test_it_heeds_its_owners_data(client: Client, source: str, key: Path) -> None:
+    vm = await client.instances.get(source)
+    script = "cat /run/early /var/late; hostname; nproc; [ ! -d /sys/firmware/efi ] || echo efi"
+    said = ["early", "late", vm.name, *(["2", "efi"] if vm.firmware == "uefi" else ["1"])]
+    assert (await sh(client, source, script)).split() == said
+    assert await ssh(vm, key, USERS[vm.firmware], "id -un") == USERS[vm.firmware]
+
+
+async def test_it_goes_on_after_standby(client: Client, source: str, key: Path) -> None:
+    boot = await sh(client, source, BOOT_ID)
+    for _ in range(2):
+        assert (await client.instances.standby(source)).state == "suspended"
+        vm = await client.instances.restore(source, wait="ready")
+        assert await sh(client, source, BOOT_ID) == boot
+        await works(client, source)
+        assert await ssh(vm, key, USERS[vm.firmware], "hostname") == vm.name
+
+
+async def test_a_fork_is_another_machine_and_boots_anew(
+    client: Client, guests: Guests, source: str, key: Path, tmp_path: Path
+) -> None:
+    vm = await client.instances.get(source)
+    user = USERS[vm.firmware]
+    boot, before = await sh(client, source, BOOT_ID), set((await sh(client, source, WHO)).splitlines())
+    guests.also(f"{vm.name}-fork")
+    ports = [PortRequest(guest=22), PortRequest(guest=8000)]
+    asked = ForkInstance(name=f"{vm.name}-fork", ports=ports)
+    fork = await client.instances.fork(source, asked, wait="ready", timeout=240)
+    assert await sh(client, fork.id, BOOT_ID) == boot
+    after = (await sh(client, fork.id, WHO)).splitlines()
+    assert not before & set(after)
+    assert after[0] == fork.name
+    await works(client, fork.id)
+    known = tmp_path / "known"
+    assert await ssh(fork, key, user, "hostname", known=known) == fork.name
+    assert known.read_text().split()[-1] in after
+    assert await ssh(vm, key, USERS[vm.firmware], "hostname") == vm.name
+    await boots_anew(client, fork.id)
+    fork = await client.instances.get(fork.id)  # another process has other host ports
+    assert await ssh(fork, key, user, "hostname", known=known) == fork.name
+    await works(client, source)
+
+
+@pytest.mark.parametrize("source", ["uefi"], indirect=True)  # which has an NVRAM to be kept as well
+async def test_what_a_snapshot_kept_outlives_what_came_later(client: Client, guests: Guests, source: str) -> None:
+    vm = await client.instances.get(source)
+    kept = await client.instances.snapshot(source, CreateSnapshot(name=f"{vm.name}-kept", kind="full"))
+    try:
+        assert (await client.instances.get(source)).state == "running"
+        await sh(client, source, "rm /root/disk; sync")
+        await sh(client, source, REMEMBER.format("later"))
+        guests.also(f"{vm.name}-made")
+        made = CreateInstance(snapshot=kept.id, name=f"{vm.name}-made")
+        await works(client, (await client.instances.create(made, wait="ready", timeout=240)).id)
+        await client.instances.stop(source, force=True)
+        await client.instances.revert(source, kept.id)
+        assert (await client.instances.start(source, wait="ready", timeout=240)).ready
+        await works(client, source)
+        await boots_anew(client, source)
+    finally:
+        await guests.discard()
+        await client.snapshots.delete(kept.id)
