@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,26 @@ class Picture:
     def lit(self) -> int:
         """How many pixels are not black."""
         return sum(any(self.pixels[at : at + 3]) for at in range(0, len(self.pixels), 3))
+
+    def bars(self) -> list[int]:
+        """The heights of what is lit over most of the width, from the top: a menu is a thin, a thick and a thin one."""
+        found: list[int] = []
+        row, before = self.width * 3, False
+        for at in range(0, len(self.pixels), row):
+            bar = Picture(self.width, 1, self.pixels[at : at + row]).lit() > self.width * 0.8
+            if bar and before:
+                found[-1] += 1
+            elif bar:
+                found.append(1)
+            before = bar
+        return found
+
+
+def keep(name: str, png: bytes) -> None:
+    """Put it where people look for what tests have seen: `artifacts/`, below the checkout."""
+    folder = Path(__file__).parents[2] / "artifacts"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(png)
 
 
 def picture(png: bytes) -> Picture:

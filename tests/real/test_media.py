@@ -113,7 +113,7 @@ async def test_an_iso_boots_and_its_menu_is_seen(
     )  # fmt: skip
     seen = await shown(client, vm.id)
     assert (seen.width, seen.height) == (800, 600)
-    assert 2000 < seen.lit() < 400_000
+    assert len(seen.bars()) == 3
     file = base.data.parent / f"{vm.id}.png"
     base.cli("screenshot", vm.id, str(file), check=True)
     assert picture(file.read_bytes()) == seen
