@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
+import os
+import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,38 @@ import httpx
 import pytest
 
 from polyvisor.client import Client
-from real.guests import make_boot_files
+from real.namespaces import HOST, WORLD, Ground, Namespace
 from real.screens import keep
+from real.systems import system
 from real.test_media import medium, shown
+from real.test_network import outside
 from serving import Server
 
-__all__ = ["medium"]  # a fixture
+__all__ = ["medium", "outside"]  # fixtures
 MIB = 2**20
-MENU = "set timeout=0\nmenuentry one { linux /vmlinuz quiet\ninitrd /initrd }\n"
-INIT = """#!/bin/busybox sh
-/bin/busybox mount -t devtmpfs none /dev
-for module in /*.ko; do /bin/busybox insmod $module; done
+OBEYS = """
 for event in /dev/input/event*; do
   { /bin/busybox head -c 1 $event >/dev/null && /bin/busybox poweroff -f; } &
 done
 wait
 """
+CALLS = """
+bb=/bin/busybox
+printf '#!/bin/busybox sh\\n[ "$1" = bound ] && /bin/busybox ip addr add $ip/24 dev eth0 && \
+/bin/busybox ip route add default via $router && echo $router > /router' > /got
+$bb chmod +x /got
+$bb ip link set eth0 up
+until [ -s /router ]; do $bb udhcpc -i eth0 -n -q -f -s /got; done
+for where in $($bb cat /router) 198.51.100.1; do $bb timeout 5 $bb wget -q -O - http://$where:8081/; done
+$bb wget -q -O - http://198.51.100.2:8080/
+$bb sleep 1000
+"""
+BUTTON = ("drivers/acpi/button", "drivers/input/evdev")
+NETWORK = (
+    "drivers/virtio/virtio_ring", "drivers/virtio/virtio", "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci_modern_dev", "drivers/virtio/virtio_pci", "net/core/failover", "drivers/net/net_failover",
+    "drivers/net/virtio_net",
+)  # fmt: skip
 
 
 class Velocity:
@@ -58,6 +75,22 @@ class Velocity:
         assert answer.status_code == 200, answer.text
         return str(answer.json()["mid"])
 
+    async def group(self) -> int:
+        """A new one, which may do everything in the default pool."""
+        gid = int((await self.ok("PUT /u/group", name="g" + uuid.uuid4().hex[:8], parent_gid=0))["gid"])
+        await self.ok("PUT /m/pool/assign", gid=gid, mpid=0, quota=0, write=True, manage=True)
+        return gid
+
+    async def run(self, gid: int, iso: str, *nics: dict[str, str]) -> int:
+        """A new machine without a screen that boots it."""
+        made = await self.ok(
+            "PUT /v/vm/efi", name="runs", gid=gid, cpus=1, memory_mib=256, nics=nics, displays=[], rosetta=False,
+            autostart=False, media=[{"mid": iso, "mode": "BLOCK", "readonly": True}],
+        )  # fmt: skip
+        await self.ok("PUT /v/vm/state", vmid=made["vmid"], state="RUNNING")
+        await self.until(made["vmid"], "RUNNING")
+        return int(made["vmid"])
+
     async def until(self, vmid: int, state: str) -> None:
         """Until it is in that state."""
         async with asyncio.timeout(120):
@@ -65,52 +98,29 @@ class Velocity:
                 await asyncio.sleep(0.1)
 
 
-@pytest.fixture
-async def velocity(base: Server) -> AsyncIterator[Velocity]:
+@asynccontextmanager
+async def calls(server: Server) -> AsyncIterator[Velocity]:
     """With a key that was asked for with the password of the first start."""
-    admin = base.facts["admin"]
-    async with httpx.AsyncClient(base_url=base.facts["url"], trust_env=False, timeout=120) as http:
+    admin = server.facts["admin"]
+    async with httpx.AsyncClient(base_url=server.facts["url"], trust_env=False, timeout=120) as http:
         answer = await http.post("/u/auth", json={"username": admin["username"], "password": admin["password"]})
         yield Velocity(http, answer.json()["authkey"])
 
 
 @pytest.fixture
-def obeying(base: Server, tmp_path: Path) -> bytes:
-    """An ISO with a system that does nothing but end when its power button is pressed."""
-    make_boot_files(base)
-    (kernel,) = base.data.glob("boot/kernel/boot/vmlinuz-*")
-    tree, root = tmp_path / "tree", tmp_path / "root"
-    (tree / "boot/grub").mkdir(parents=True)
-    (tree / "boot/grub/grub.cfg").write_text(MENU)
-    shutil.copy(kernel, tree / "vmlinuz")
-    for folder in ("bin", "dev"):
-        (root / folder).mkdir(parents=True)
-    shutil.copy("/bin/busybox", root / "bin")
-    (root / "init").write_text(INIT)
-    (root / "init").chmod(0o755)
-    for module in ("drivers/acpi/button.ko", "drivers/input/evdev.ko"):
-        (found,) = base.data.glob(f"boot/kernel/lib/modules/*/kernel/{module}")
-        shutil.copy(found, root)
-    names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
-    with (tree / "initrd").open("wb") as out:
-        packed = ["cpio", "--quiet", "--create", "--format=newc"]
-        subprocess.run(packed, input=names.encode(), stdout=out, cwd=root, check=True, timeout=60)
-    made = ["grub-mkrescue", "-o", str(tmp_path / "boot.iso"), str(tree)]
-    subprocess.run(made, check=True, capture_output=True, timeout=120)
-    return (tmp_path / "boot.iso").read_bytes()
+async def velocity(base: Server) -> AsyncIterator[Velocity]:
+    """Of the server that all share."""
+    async with calls(base) as made:
+        yield made
 
 
-async def test_a_guest_that_heeds_its_power_button_is_stopped_by_it(velocity: Velocity, obeying: bytes) -> None:
-    gid = (await velocity.ok("PUT /u/group", name="g" + uuid.uuid4().hex[:8], parent_gid=0))["gid"]
-    await velocity.ok("PUT /m/pool/assign", gid=gid, mpid=0, quota=0, write=True, manage=True)
-    iso = await velocity.upload(gid, "system", "ISO", obeying, readonly=True)
-    made = await velocity.ok(
-        "PUT /v/vm/efi", name="obeys", gid=gid, cpus=1, memory_mib=256, nics=[], displays=[], rosetta=False,
-        autostart=False, media=[{"mid": iso, "mode": "BLOCK", "readonly": True}],
-    )  # fmt: skip
-    vmid = made["vmid"]
-    await velocity.ok("PUT /v/vm/state", vmid=vmid, state="RUNNING")
-    await velocity.until(vmid, "RUNNING")
+async def test_a_guest_that_heeds_its_power_button_is_stopped_by_it(
+    velocity: Velocity, base: Server, tmp_path: Path
+) -> None:
+    gid = await velocity.group()
+    data = await asyncio.to_thread(system, base, tmp_path, OBEYS, BUTTON)
+    iso = await velocity.upload(gid, "system", "ISO", data, readonly=True)
+    vmid = await velocity.run(gid, iso)
     async with asyncio.timeout(120):  # pressed before it listens, the button does nothing
         while (await velocity.ok("POST /v/vm/state", vmid=vmid))["state"] != "STOPPED":
             await velocity.ask("PUT /v/vm/state", vmid=vmid, state="STOPPED")
@@ -118,11 +128,46 @@ async def test_a_guest_that_heeds_its_power_button_is_stopped_by_it(velocity: Ve
     await velocity.ok("DELETE /u/group", gid=gid)
 
 
+@pytest.mark.bridge
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+async def test_nat_leads_out_and_not_to_what_only_this_host_hears(
+    outside: tuple[Ground, Server], tmp_path: Path
+) -> None:
+    ground, server = outside
+    data = await asyncio.to_thread(system, server, tmp_path, CALLS, NETWORK)
+    async with calls(server) as velocity:
+        gid = await velocity.group()
+        iso = await velocity.upload(gid, "system", "ISO", data, readonly=True)
+        with heard(ground.world, WORLD, 8080) as came, heard(ground.host, "127.0.0.1", 8081) as never:
+            vmid = await velocity.run(gid, iso, {"type": "NAT"})
+            assert await asyncio.to_thread(came, 120) == HOST
+            assert await asyncio.to_thread(never, 0) is None
+        await velocity.ok("PUT /v/vm/state", vmid=vmid, state="STOPPED", force=True)
+
+
+@contextmanager
+def heard(space: Namespace, address: str, port: int) -> Iterator[Callable[[float], str | None]]:
+    """Who has connected there; None: nobody until so many seconds have passed."""
+    with space.inside():
+        sock = socket.create_server((address, port))
+
+    def who(limit: float) -> str | None:
+        sock.settimeout(limit)
+        try:
+            peer, (name, _) = sock.accept()
+        except (TimeoutError, BlockingIOError):
+            return None
+        peer.close()
+        return str(name)
+
+    with sock:
+        yield who
+
+
 async def test_an_efi_machine_boots_its_iso_and_stays_until_it_is_ended(
     velocity: Velocity, client: Client, medium: bytes
 ) -> None:
-    gid = (await velocity.ok("PUT /u/group", name="g" + uuid.uuid4().hex[:8], parent_gid=0))["gid"]
-    await velocity.ok("PUT /m/pool/assign", gid=gid, mpid=0, quota=0, write=True, manage=True)
+    gid = await velocity.group()
     iso = await velocity.upload(gid, "Installer, amd64", "ISO", medium, readonly=True)
     disk = await velocity.upload(gid, "system", "DISK", bytes(8 * MIB), readonly=False)
     made = await velocity.ok(

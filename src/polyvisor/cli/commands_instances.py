@@ -139,7 +139,8 @@ def rm(
         raise typer.BadParameter("name instances, or say --all", param_hint="N")
 
     async def work(client: Client) -> int:
-        which = [i.name async for i in client.instances.list()] if everything else names or []
+        # Of all projects that the caller sees: a name is known in one of them only.
+        which = [i.id async for i in client.instances.list()] if everything else names or []
         return await all_of(
             client, which, lambda c, name: c.instances.delete(name, force=force, timeout=timeout), as_json
         )
