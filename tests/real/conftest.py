@@ -27,12 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server in user mode that lives for the whole session.
-
-    Most guests are copies of its template, as most of a user's would be; those of servers of a test's own boot.
-    """
+    """A server in user mode that lives for the whole session."""
     server = Server(tmp_path_factory.mktemp("real") / "data").start()
-    server.cli("template", "create", "busybox", check=True)
     yield server
     finish(server)
 

@@ -42,11 +42,9 @@ $bb wget -q -O - http://198.51.100.2:8080/
 $bb sleep 1000
 """
 BUTTON = ("drivers/acpi/button", "drivers/input/evdev")
-NETWORK = (
-    "drivers/virtio/virtio_ring", "drivers/virtio/virtio", "drivers/virtio/virtio_pci_legacy_dev",
-    "drivers/virtio/virtio_pci_modern_dev", "drivers/virtio/virtio_pci", "net/core/failover", "drivers/net/net_failover",
-    "drivers/net/virtio_net",
-)  # fmt: skip
+VIRTIO = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci")
+NETWORK = (*(f"drivers/virtio/{name}" for name in VIRTIO), "net/core/failover", "drivers/net/net_failover",
+           "drivers/net/virtio_net")  # fmt: skip
 
 
 class Velocity:

@@ -94,13 +94,14 @@ class QemuVm:
     async def _ask(self, command: str, limit: float = 3.0, **arguments: Any) -> Any:
         """One command; a lost connection is made anew once, since QEMU outlives it."""
         async with self._monitor:
-            if self._qmp is None:
-                self._qmp = await Qmp.connect(self._directory / QMP_SOCKET, limit)
+            if (qmp := self._qmp) is None:
+                qmp = self._qmp = await Qmp.connect(self._directory / QMP_SOCKET, limit)
             try:
-                return await self._qmp.ask(command, limit, **arguments)
+                return await qmp.ask(command, limit, **arguments)
             except (TimedOut, Unavailable):
-                lost, self._qmp = self._qmp, None
-                await lost.close()
+                if self._qmp is qmp:  # `close` waits for nobody
+                    self._qmp = None
+                await qmp.close()
                 raise
 
     async def status(self) -> Sight:
@@ -149,8 +150,9 @@ class QemuVm:
     async def _monitor_now(self) -> Qmp:
         if self._qmp is None:
             await self._ask("query-status")
-        assert self._qmp
-        return self._qmp
+        if (qmp := self._qmp) is None:  # closed meanwhile
+            raise Unavailable("the instance does not run")
+        return qmp
 
     async def save(self, devices: Path) -> Layout:
         """See LiveVm."""
