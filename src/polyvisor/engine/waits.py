@@ -51,7 +51,7 @@ class Waits:
     async def finished(self, id: InstanceId, operation: OperationId, limit: float | None) -> Operation:
         """The operation once it is closed. :raise TimedOut:"""
         try:
-            async with asyncio.timeout(limit), self._store.follow(f"fact:{id}") as topics:
+            async with asyncio.timeout(limit), self._store.follow(f"over:{id}") as topics:
                 found = await self._operation(operation)
                 while found.outcome is Outcome.OPEN:
                     await _news(topics)

@@ -2,7 +2,7 @@
 
 A write unit takes the write lock up front and commits when its block ends without an exception. After the
 commit it publishes topics on the bulletin: `wish:<id>` when an intent changed, `fact:<id>` when anything else
-of an instance or an operation of it did, `events`.
+of an instance or an operation of it did, `over:<id>` when an operation of it was closed, `events`.
 
 Whatever names one row raises `NotFound`, with its `subject`, when that row or one that it refers to is
 missing. A unit in which `Exists`, `NotFound` or `Busy` was raised can go on; one in which the database itself

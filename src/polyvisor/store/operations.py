@@ -30,7 +30,7 @@ class SqlOperations:
         if await self._work.value(known) is None:
             raise NotFound("there is no such instance", subject=operation.instance)
         now = codec.micros(operation.created)
-        await self._work.change(
+        superseded = await self._work.change(
             update(operations)
             .where(_o.instance == operation.instance, is_open)
             .values(outcome=Outcome.SUPERSEDED.value, finished=now)
@@ -44,6 +44,8 @@ class SqlOperations:
         row |= {"subject": operation.subject, **_progress(operation), **_outcome(operation)}
         await self._work.insert(insert(operations).values(row), operation.id)
         self._work.tell(f"fact:{operation.instance}")
+        if superseded:
+            self._work.tell(f"over:{operation.instance}")
 
     async def get(self, id: OperationId) -> Operation:
         """One operation."""
@@ -73,6 +75,7 @@ class SqlOperations:
         await self._work.revise(mine.values(**_progress(operation)), operation.id, "operation")
         if operation.outcome is not Outcome.OPEN:
             await self._work.change(mine.where(is_open).values(**_outcome(operation)))
+            self._work.tell(f"over:{operation.instance}")
         self._work.tell(f"fact:{operation.instance}")
 
     async def page(

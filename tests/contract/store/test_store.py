@@ -198,14 +198,17 @@ async def test_a_commit_is_told_of_even_when_its_task_is_cancelled(store: SqlSto
 async def test_topics_name_what_changed(store: SqlStore) -> None:
     one, volume = an_instance(), a_volume()
     operation = an_operation(one)
-    wish, fact = f"wish:{one.id}", f"fact:{one.id}"
+    wish, fact, over = f"wish:{one.id}", f"fact:{one.id}", f"over:{one.id}"
     await put(store, volume)
     changes: list[tuple[Callable[[Unit], Awaitable[object]], list[str]]] = [
         (lambda u: u.instances.add(one), [wish, fact]),
         (lambda u: u.instances.want(one.id, Intent(generation=2)), [wish]),
         (lambda u: u.instances.saw(one.id, Observed(Phase.RUNNING)), [fact]),
         (lambda u: u.operations.open(operation), [fact]),
-        (lambda u: u.operations.save(replace(operation, outcome=Outcome.DONE)), [fact]),
+        (lambda u: u.operations.save(operation), [fact]),
+        (lambda u: u.operations.save(replace(operation, outcome=Outcome.DONE)), [over, fact]),
+        (lambda u: u.operations.open(an_operation(one)), [fact]),
+        (lambda u: u.operations.open(an_operation(one)), [fact, over]),
         (lambda u: u.instances.mount(one.id, a_mount(volume)), [fact]),
         (lambda u: u.instances.mounted(one.id, volume.id, MountState.DETACHING), [fact]),
         (lambda u: u.instances.unmount(one.id, volume.id), [fact]),

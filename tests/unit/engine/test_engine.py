@@ -187,7 +187,7 @@ async def test_a_waiter_hears_of_a_deletion_of_a_time_limit_and_of_the_servers_e
             asyncio.create_task(waits.until(two.id, is_in(Phase.RUNNING), None)),
             asyncio.create_task(waits.finished(two.id, operation.id, None)),
         ]
-        while len(store._bulletin._exact.get(f"fact:{two.id}", ())) < 2:
+        while not {f"fact:{two.id}", f"over:{two.id}"} <= store._bulletin._exact.keys():
             await asyncio.sleep(0)
         store._bulletin.close()
         for answer in await asyncio.gather(*left, return_exceptions=True):
