@@ -75,10 +75,12 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(data: Path, settings: dict[str, str] | None = None) -> AsyncIterator[Served]:
+async def serving(
+    data: Path, settings: dict[str, str] | None = None, file: Path | None = None
+) -> AsyncIterator[Served]:
     """A server from its start to its end."""
     flags = {"server.data": str(data), "host.hypervisor": "fake", **(settings or {})}
-    async with running(load(None, flags)) as parts:
+    async with running(load(file, flags)) as parts:
         sock = bind("127.0.0.1:0", "server.listen")
         server = _server(application(parts))
         serving = asyncio.create_task(server.serve(sockets=[sock]))

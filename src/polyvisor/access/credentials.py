@@ -8,6 +8,7 @@ import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from argon2 import PasswordHasher
@@ -99,6 +100,7 @@ class Doorkeeper:
             else:
                 reach = {} if found.operator else dict.fromkeys(await _below(unit, found.project), EVERYTHING)
                 principal = Principal(found.name, found.project, scopes, found.operator, reach, source=source)
+            principal = replace(principal, until=found.expires)
         if found.used is None or now - found.used > _USED_EVERY:
             self._used[found.id] = now
         return principal
@@ -156,7 +158,7 @@ class Doorkeeper:
 
     async def bearer(self, token: str, source: str = "") -> Bearer:
         """Whom a signed token names. A user of ours is that user; any other name acts as the operator, since only who
-        has the installation's secret can sign.
+        has the installation's secret can sign. What was signed for a user who was removed since is worth nothing.
 
         :raise Unauthenticated: without saying what was wrong with it.
         """
@@ -165,13 +167,22 @@ class Doorkeeper:
         claims = read_token(token, self._secret)
         name = str(claims.get("sub", ""))
         async with self._store.read() as unit:
-            user = await unit.identities.user_named(name) if name and "\0" not in name else None
+            known = bool(name) and "\0" not in name
+            removed = await unit.identities.removed_user(name) if known else None
+            if removed is not None and not _is_since(claims.get("iat"), removed):
+                raise Unauthenticated("invalid token")
+            user = await unit.identities.user_named(name) if known else None
             if user is not None:
                 return Bearer(await principal_of(unit, user, source), claims)
             root = next((one for one in await unit.identities.projects() if one.parent is None), None)
         if root is None:
             raise Unauthenticated("invalid token")
         return Bearer(Principal(name or "token", root.id, EVERYTHING, operator=True, source=source), claims)
+
+
+def _is_since(issued: object, moment: datetime) -> bool:
+    """Whether a token says that it was issued later, in whole seconds."""
+    return isinstance(issued, int | float) and issued > moment.timestamp()
 
 
 async def principal_of(unit: Unit, user: User, source: str = "") -> Principal:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextvars import ContextVar
 
 from polyvisor.model.faults import Forbidden, NotFound
 from polyvisor.model.ids import ProjectId
 from polyvisor.model.principal import Action, Principal
+
+touched: ContextVar[ProjectId | None] = ContextVar("touched", default=None)
+"""Whose thing was asked about last, by this task: for the audit log, whatever came of it."""
 
 
 def scope(principal: Principal, action: Action) -> Collection[ProjectId] | None:
@@ -21,6 +25,7 @@ def permit(principal: Principal, action: Action, owner: ProjectId, subject: str)
 
     :raise NotFound: naming `subject`. :raise Forbidden: the action is not granted on what can be seen.
     """
+    touched.set(owner)
     if principal.may(action, owner):
         return
     known = action.view is None or principal.may(action.view, owner) or principal.operator
@@ -31,6 +36,8 @@ def permit(principal: Principal, action: Action, owner: ProjectId, subject: str)
 
 def require(principal: Principal, action: Action, project: ProjectId | None = None) -> None:
     """:raise Forbidden: the action is not granted in that project, or in the one the caller acts in."""
+    if project is not None:
+        touched.set(project)
     if not principal.may(action, principal.project if project is None else project):
         raise Forbidden(f"this credential may not {_words(action)}")
 
@@ -42,8 +49,8 @@ def require_somewhere(principal: Principal, action: Action) -> None:
 
 
 def require_operator(principal: Principal) -> None:
-    """:raise Forbidden: the caller is not the operator of this installation."""
-    if not principal.operator:
+    """:raise Forbidden: the caller is not the operator, with a credential that holds nothing back."""
+    if not (principal.operator and principal.whole):
         raise Forbidden("only the operator may do this")
 
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from polyvisor.access.grants import require_somewhere, scope
+from polyvisor.access.grants import require_somewhere, scope, touched
+from polyvisor.engine.users import Membership
 from polyvisor.model.faults import Fault
-from polyvisor.model.identity import AuditEntry, AuditFilter
+from polyvisor.model.identity import ApiKey, AuditEntry, AuditFilter, Project
 from polyvisor.model.principal import Action, Principal
 from polyvisor.ports.store import Store
 
@@ -136,10 +137,12 @@ def _recorded(audit: AuditEngine, verb: Callable[..., Any], action: str) -> Call
     @functools.wraps(verb)
     async def recorded(principal: Principal, *args: Any, **more: Any) -> Any:
         subject = next((arg for arg in args if isinstance(arg, str)), "")
-        outcome, detail, project = "ok", "", str(principal.project)
+        outcome, detail, project = "ok", "", ""
+        touched.set(None)
         try:
             made = await verb(principal, *args, **more)
-            subject, project = _of(made, subject, project)
+            subject, project = _of(made, subject)
+            detail = _said(made)
             return made
         except Fault as fault:
             outcome, detail = fault.kind, fault.public
@@ -148,19 +151,33 @@ def _recorded(audit: AuditEngine, verb: Callable[..., Any], action: str) -> Call
             outcome, detail = "Internal", type(error).__name__
             raise
         finally:
+            where = project or touched.get() or principal.project
             audit.note(
-                principal.name, principal.source, action, project=project, subject=subject, outcome=outcome,
-                detail=detail,
+                principal.name, principal.source, action, project=where, subject=subject, outcome=outcome, detail=detail
             )  # fmt: skip
 
     return recorded
 
 
-def _of(made: Any, subject: str, project: str) -> tuple[str, str]:
-    """The id and project of what a verb answered with, however it is wrapped."""
+def _of(made: Any, subject: str) -> tuple[str, str]:
+    """The id and project of what a verb answered with, however it is wrapped; "" where it does not say."""
+    if isinstance(made, tuple):  # a key and its record
+        made = made[-1] if made else None
     for name in ("instance", "snapshot", "project", "user", "key"):
         made = getattr(made, name, made) if not isinstance(getattr(made, name, made), str | None) else made
-    return str(getattr(made, "id", subject)), str(getattr(made, "project", project))
+    if isinstance(made, Project):
+        return made.id, made.id
+    return str(getattr(made, "id", subject)), str(getattr(made, "project", ""))
+
+
+def _said(made: Any) -> str:
+    """What an id does not tell: to whom what was granted, and what a key lets through."""
+    if isinstance(made, Membership):
+        return f"{made.user.name}: {', '.join(sorted(made.actions)) or 'nothing'}"
+    if isinstance(made, tuple) and made and isinstance(made[-1], ApiKey):
+        scopes = made[-1].scopes
+        return f"{made[-1].name}: {'everything' if scopes is None else ', '.join(sorted(scopes))}"
+    return ""
 
 
 def _sane(text: str) -> str:

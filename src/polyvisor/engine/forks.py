@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Collection
 from dataclasses import astuple, dataclass, replace
 
-from polyvisor.access.grants import require
+from polyvisor.access.grants import permit, require
 from polyvisor.engine.instances import Asked, InstancesEngine, Until
 from polyvisor.engine.snapshots import SnapshotsEngine, require_disk
 from polyvisor.model.face import Face, face
@@ -60,6 +60,8 @@ class ForksEngine:
         if (earlier := await self._instances.earlier(principal, receipt, digest)) is not None:
             return earlier
         source = await self._instances.get(principal, key, Action.INSTANCE_OPERATE)
+        if source.project != principal.project:  # what is in it is taken away
+            permit(principal, Action.INSTANCE_INTERACT, source.project, key)
         require_disk(source)
         shared = _shared(source, without)
         kind = kind or _kind(source, wanted, without)

@@ -27,7 +27,7 @@ from polyvisor.model.ids import InstanceId, OperationId, ProjectId, SnapshotId, 
 from polyvisor.model.instance import Address, Instance, Intent, Mount, Observed, Power
 from polyvisor.model.network import Network, NetworkMode, bridge_address, user_address
 from polyvisor.model.operation import Operation, Outcome, Verb
-from polyvisor.model.principal import Action, Principal
+from polyvisor.model.principal import SYSTEM, Action, Principal
 from polyvisor.model.query import Page
 from polyvisor.model.request import Create
 from polyvisor.model.snapshot import Snapshot
@@ -166,8 +166,10 @@ class InstancesEngine:
             raise Invalid("snapshot: it has an image already, name one of the two", field="snapshot")
         async with self._store.read() as unit:
             snapshot = await find_snapshot(unit, principal, wanted.snapshot, Action.SNAPSHOT_VIEW)
+            if snapshot.project != principal.project and not bare:  # what is in its memory and disk, to be taken away
+                permit(principal, Action.INSTANCE_INTERACT, snapshot.project, wanted.snapshot)
             for mount in snapshot.mounts:
-                await _admit_mount(unit, principal, principal.project, mount)
+                await admit_mount(unit, principal, principal.project, mount)
         if snapshot.template and not bare:
             raise NotFound(f"no snapshot {wanted.snapshot[:80]!r}", field="snapshot", subject=wanted.snapshot)
         return require_ready(snapshot)
@@ -222,7 +224,7 @@ class InstancesEngine:
             except NotFound as error:
                 raise NotFound("snapshot: it was deleted", field="snapshot", subject=spec.origin) from error
         for mount in instance.mounts:
-            await _admit_mount(unit, principal, instance.project, mount)
+            await admit_mount(unit, principal, instance.project, mount)
 
     async def _address(self, unit: Unit, instance: Instance) -> Instance:
         if not instance.spec.network:
@@ -266,6 +268,8 @@ class InstancesEngine:
                 raise NotFound(f"no instance {key[:80]!r}", subject=key) from error
         try:
             permit(principal, action, instance.project, key)
+            if instance.spare and principal is not SYSTEM:  # nobody's yet
+                raise NotFound(subject=key)
         except NotFound as error:
             raise NotFound(f"no instance {key[:80]!r}", subject=key) from error
         return instance
@@ -296,7 +300,10 @@ class InstancesEngine:
         """:raise NotFound:"""
         async with self._store.read() as unit:
             found = await unit.operations.get(OperationId(id))
-        permit(principal, Action.INSTANCE_VIEW, found.project, id)
+        try:
+            permit(principal, Action.INSTANCE_VIEW, found.project, id)
+        except NotFound as error:
+            raise NotFound("there is no such operation", subject=id) from error
         return found
 
     async def operations(self, principal: Principal, key: str | None, limit: int) -> Sequence[Operation]:
@@ -384,12 +391,13 @@ def _has_more(spec: Spec) -> bool:
     return bool(spec.ports or spec.disk_rate or spec.download_rate or spec.upload_rate or asked_by_port)
 
 
-async def _admit_mount(unit: Unit, principal: Principal, project: ProjectId, mount: Mount) -> None:
+async def admit_mount(unit: Unit, principal: Principal, project: ProjectId, mount: Mount) -> None:
     """:raise NotFound: it is another project's, or was deleted, maybe since a snapshot was taken. :raise Busy:"""
     try:
         volume = await unit.volumes.get(mount.volume)
         if volume.project != project and not await _is_above(unit, principal, volume.project, project):
             raise NotFound(subject=mount.volume)
+        permit(principal, Action.VOLUME_USE, volume.project, mount.volume)
     except NotFound as error:
         raise NotFound(f"volumes: no volume {mount.name}", field="volumes", subject=mount.volume) from error
     if volume.state is not VolumeState.READY:

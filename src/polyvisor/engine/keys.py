@@ -46,6 +46,8 @@ class KeysEngine:
         now = self._clock()
         if expires is not None and expires <= now:
             raise Invalid("expires: is in the past", field="expires")
+        if principal.until is not None:  # what a key makes does not outlive it
+            expires = min(expires or principal.until, principal.until)
         async with self._store.write() as unit:
             place = await find_project(unit, project or principal.project)
             if not principal.operator and not principal.reach.get(place.id):
@@ -61,7 +63,8 @@ class KeysEngine:
         return key, record
 
     async def list(self, principal: Principal) -> Sequence[ApiKey]:
-        """The caller's own; all of them for an operator, oldest first."""
+        """The caller's own; all of them for an operator, oldest first. :raise Forbidden: as for making one."""
+        _require_keys(principal)
         async with self._store.read() as unit:
             return [key for key in await unit.identities.keys() if _is_ones_own(principal, key)]
 
@@ -151,7 +154,12 @@ class SessionsEngine:
     async def logout(self, token: str) -> None:
         """It holds no more, if it ever did."""
         async with self._store.write() as unit:
-            await unit.identities.remove_session(key_digest(token))
+            found = await unit.identities.session_by_digest(key_digest(token))
+            if found is None:
+                return
+            user = await unit.identities.user(found.user)
+            await unit.identities.remove_session(found.digest)
+        self._audit.note(user.name, "", "session.logout", project=user.project, subject=user.id)
 
     async def tick(self) -> None:
         """Write down which keys were used."""

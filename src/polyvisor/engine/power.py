@@ -57,6 +57,7 @@ class PowerEngine:
         """
         if entrypoint is None and command is None:
             return await self._ask(principal, key, Verb.START)
+        await self._instances.get(principal, key, Action.INSTANCE_ALTER)
         return await self._ask(principal, key, Verb.START, spec=lambda was: with_command(was, entrypoint, command))
 
     async def stop(self, principal: Principal, key: str, *, force: bool = False, grace: Seconds | None = None) -> Asked:
@@ -157,7 +158,8 @@ class PowerEngine:
         return instance
 
     async def autostart(self, principal: Principal) -> list[Asked]:
-        """Start every instance that is to start with the server, is not running, and was not stopped by its owner.
+        """Start every instance that is to start with the server, is not running, and was not stopped by its owner. One
+        that was made to be off, and has not been told anything since, was not.
 
         Called once, at the server's start, when the records say what is. One that cannot start is left as it is.
         """
@@ -187,7 +189,8 @@ def _refuse_later(compression: Compression | None, delay: Seconds | None) -> Non
 
 
 def _to_autostart(instance: Instance) -> bool:
-    wanted = instance.spec.autostart and instance.intent.power is not Power.OFF and not instance.intent.deleted
+    stopped = instance.intent.power is Power.OFF and instance.intent.generation > 1
+    wanted = instance.spec.autostart and not stopped and not instance.intent.deleted
     return wanted and instance.operation is None and face(instance) in (Face.STOPPED, Face.FAILED)
 
 

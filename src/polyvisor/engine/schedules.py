@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from polyvisor.access.grants import permit
 from polyvisor.engine.instances import InstancesEngine
 from polyvisor.engine.snapshots import SnapshotsEngine
 from polyvisor.model.face import Face, face
@@ -55,6 +56,9 @@ class SchedulesEngine:
         now = self._clock()
         async with self._store.write() as unit:
             instance = await self._instances.find(unit, principal, key, Action.INSTANCE_ALTER)
+            permit(principal, Action.SNAPSHOT_CREATE, instance.project, key)
+            if max_age is not None or max_count is not None:
+                permit(principal, Action.SNAPSHOT_DELETE, instance.project, key)
             try:
                 was = await unit.schedules.get(instance.id)
             except NotFound:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from polyvisor.access.grants import require, require_somewhere, scope
+from polyvisor.access.grants import permit, require, require_somewhere, scope
 from polyvisor.access.quotas import admit_more
 from polyvisor.engine.instances import Asked, InstancesEngine, Until
 from polyvisor.engine.origins import find_snapshot, require_ready
@@ -82,6 +82,7 @@ class SnapshotsEngine:
                 if found is not None:
                     return found
             instance = await self._instances.find(unit, principal, key, Action.INSTANCE_OPERATE)
+            permit(principal, Action.SNAPSHOT_CREATE, instance.project, key)
             taken = await self.take(
                 unit, instance, name, kind, transient=transient, template=template, compression=compression,
                 foreign=foreign,
@@ -114,7 +115,7 @@ class SnapshotsEngine:
             replace(instance.spec, origin=""), Bytes(0), instance.host, self._clock(), scheduled, transient,
             template, instance.mounts if kind is SnapshotKind.FULL else (), wanted, packed,
         )  # fmt: skip
-        if not transient and template is TemplateFor.NOBODY:
+        if not transient and template is not TemplateFor.ALL:  # one for all is the operator's
             await admit_more(unit, instance.project, Quotas(snapshots=1))
         await unit.snapshots.add(snapshot)
         if foreign is not None:

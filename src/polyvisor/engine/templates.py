@@ -102,14 +102,17 @@ class TemplatesEngine:
         """Those that the caller's creates may be made of, oldest first."""
         require_somewhere(principal, Action.SNAPSHOT_VIEW)
         async with self._store.read() as unit:
-            return [s for s in await unit.snapshots.templates() if may_use(principal, s) or principal.operator]
+            return [s for s in await unit.snapshots.templates() if _may_see(principal, s)]
 
     async def delete(self, principal: Principal, key: str) -> None:
         """Instances that were made from it stay, copies that wait for somebody go first. :raise NotFound, Busy:"""
         async with self._store.read() as unit:
             found = [s for s in await unit.snapshots.templates() if key in (s.id, s.name)]
         for template in found:
-            permit(principal, Action.SNAPSHOT_DELETE, template.project, key)
+            try:
+                permit(principal, Action.SNAPSHOT_DELETE, template.project, key)
+            except NotFound:
+                continue
             async with self._pool.retired(template.id):
                 await self._snapshots.delete(principal, template.id)
             return
@@ -124,3 +127,11 @@ class TemplatesEngine:
                 await self._power.delete(SYSTEM, instance.id)
             except Fault as fault:
                 log.warning("%s: left from a template: %s", instance.id, fault.public)
+
+
+def _may_see(principal: Principal, template: Snapshot) -> bool:
+    """Whether it is told of: those for all to everybody, a project's to whoever may see its snapshots."""
+    if template.template is TemplateFor.ALL:
+        return True
+    mine = principal.operator or may_use(principal, template)
+    return mine and principal.may(Action.SNAPSHOT_VIEW, template.project)

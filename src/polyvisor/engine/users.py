@@ -64,6 +64,7 @@ class UsersEngine:
             home = await find_project(unit, project or principal.project)
             if not principal.operator and not principal.reach.get(home.id):
                 raise NotFound(f"no project {project[:80]!r}", field="project", subject=project)
+            require(principal, Action.USER_CREATE, home.id)
             user = User(UserId(mint()), name, hashed, home.id, operator, self._clock())
             try:
                 return await unit.identities.add_user(user)
@@ -122,7 +123,7 @@ class UsersEngine:
         user = await find_user(unit, key)
         if user.id != principal.user:
             await self._rule(unit, principal, user, Action.USER_ALTER)
-        elif Action.USER_ALTER not in principal.actions:  # a key with less than all must not become its user
+        elif not principal.whole:  # a key with less than all must not become its user
             raise Forbidden("this credential may not alter users")
         return user
 
@@ -135,14 +136,14 @@ class UsersEngine:
             user = await find_user(unit, key)
             await self._rule(unit, principal, user, Action.USER_DELETE)
             await self._keep_one(unit, user, still=False)
-            await unit.identities.remove_user(user.id)
+            await unit.identities.remove_user(user.id, self._clock())
 
     async def _rule(self, unit: Unit, principal: Principal, user: User, action: Action) -> None:
         """:raise NotFound: the caller may not know of the user. :raise Forbidden: it may not do that to this one."""
         if not principal.may_somewhere(Action.USER_VIEW) and not principal.may_somewhere(action):
             raise NotFound(f"no user {user.name[:80]!r}", field="user", subject=user.name)
         require_somewhere(principal, action)
-        if principal.operator:
+        if principal.operator and principal.whole:
             return
         other = await principal_of(unit, user)
         for project, held in other.reach.items():
@@ -212,7 +213,10 @@ class GrantsEngine:
         """Who was granted what on a project itself. :raise NotFound:"""
         async with self._store.read() as unit:
             place = await find_project(unit, project)
-            permit(principal, Action.PROJECT_VIEW, place.id, project)
+            try:
+                permit(principal, Action.PROJECT_VIEW, place.id, project)
+            except NotFound as error:
+                raise NotFound(f"no project {project[:80]!r}", field="project", subject=project) from error
             granted: dict[UserId, set[Action]] = {}
             for grant in await unit.identities.grants(project=place.id):
                 granted.setdefault(grant.user, set()).add(grant.action)

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from polyvisor.access.grants import permit, require, require_somewhere, scope
 from polyvisor.access.quotas import admit_more, admit_to_pool
 from polyvisor.engine.images import ImagesEngine
-from polyvisor.engine.instances import Asked, InstancesEngine
+from polyvisor.engine.instances import Asked, InstancesEngine, admit_mount
 from polyvisor.engine.media import Maker, volume_disk, volume_event
 from polyvisor.model.face import Face, face
 from polyvisor.model.faults import Busy, Fault, Invalid, NotFound, Unsupported
@@ -229,6 +229,7 @@ class VolumesEngine:
             instance = await self._instances.find(unit, principal, key, Action.INSTANCE_ALTER)
             await self._admit(unit, instance, Verb.ATTACH)
             mount = await self.claim(unit, principal, volume, path, read_only, bus)
+            await admit_mount(unit, principal, instance.project, mount)
             if bus is Bus.USB:
                 _admit_usb(instance)
             if any(m.path == path and path for m in instance.mounts):

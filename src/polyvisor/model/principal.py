@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 
 from polyvisor.model.ids import ProjectId, UserId
@@ -75,6 +76,7 @@ class Principal:
 
     It acts in `project` unless it says otherwise. `actions` is what its credential lets through at all, `reach` what it
     was granted where; an `operator` may do everything everywhere. `source` is the network address it called from.
+    After `until` its credential holds no more.
     """
 
     name: str
@@ -84,6 +86,12 @@ class Principal:
     reach: Reach = field(default_factory=dict)
     user: UserId | None = None
     source: str = ""
+    until: datetime | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether its credential lets through all that it may do: one that does not must not get at one that does."""
+        return self.actions == EVERYTHING
 
     def may(self, action: Action, project: ProjectId) -> bool:
         """Whether this may be done to what is that project's."""

@@ -325,8 +325,11 @@ class Identities(Protocol):
     async def save_user(self, user: User) -> None:
         """Write password, project and whether it is an operator. :raise NotFound:"""
 
-    async def remove_user(self, id: UserId) -> None:
-        """Delete, with what was granted to it, its keys and sessions. :raise NotFound:"""
+    async def remove_user(self, id: UserId, at: datetime) -> None:
+        """Delete, with what was granted to it, its keys and sessions; its name is remembered. :raise NotFound:"""
+
+    async def removed_user(self, name: str) -> datetime | None:
+        """When the last user of that name was removed; None: there was none."""
 
     async def user(self, id: UserId) -> User:
         """:raise NotFound:"""

@@ -13,7 +13,7 @@ from polyvisor.model.identity import ApiKey, Grant, Project, Quotas, Session, Us
 from polyvisor.model.ids import KeyId, ProjectId, UserId
 from polyvisor.model.principal import Action
 from polyvisor.store import codec
-from polyvisor.store.tables import api_keys, grants, meta, projects, sessions, users
+from polyvisor.store.tables import api_keys, former_users, grants, meta, projects, sessions, users
 from polyvisor.store.work import Work
 
 _p, _u, _g = projects.c, users.c, grants.c
@@ -81,9 +81,17 @@ class SqlIdentities:
         """Write password, project and whether it is an operator."""
         await self._work.revise(update(users).where(_u.id == user.id).values(_standing(user)), user.name, "user")
 
-    async def remove_user(self, id: UserId) -> None:
+    async def remove_user(self, id: UserId, at: datetime) -> None:
         """Delete, with what was granted to it, its keys and sessions."""
+        name = (await self.user(id)).name
         await self._work.revise(delete(users).where(_u.id == id), id, "user")
+        await self._work.change(delete(former_users).where(former_users.c.name == name))
+        await self._work.insert(insert(former_users).values(name=name, removed=codec.micros(at)), name)
+
+    async def removed_user(self, name: str) -> datetime | None:
+        """When the last user of that name was removed."""
+        found = await self._work.value(select(former_users.c.removed).where(former_users.c.name == name))
+        return codec.moment_or_none(found)
 
     async def user(self, id: UserId) -> User:
         """One user."""

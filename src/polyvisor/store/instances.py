@@ -16,7 +16,7 @@ from polyvisor.model.instance import Address, Instance, Intent, Mount, MountStat
 from polyvisor.model.query import Page
 from polyvisor.model.spec import Spec
 from polyvisor.store import claims, codec, foreigners, keyset
-from polyvisor.store.snapshots import is_listed
+from polyvisor.store.snapshots import is_counted
 from polyvisor.store.tables import instances, is_open, is_spare, labels, operations, snapshots, volumes
 from polyvisor.store.work import Work, owned
 
@@ -174,7 +174,7 @@ class SqlInstances:
         row = await self._work.row(query)
         count, vcpus, memory, disk = (int(value) for value in row)  # PostgreSQL sums to a Decimal
         sizes = select(func.coalesce(func.sum(volumes.c.size), 0)).where(owned(volumes.c.project, projects))
-        held = select(func.count()).select_from(snapshots).where(owned(snapshots.c.project, projects), is_listed)
+        held = select(func.count()).select_from(snapshots).where(owned(snapshots.c.project, projects), is_counted)
         disk += int(await self._work.value(sizes))
         return Usage(count, vcpus, memory, disk, int(await self._work.value(held)))
 

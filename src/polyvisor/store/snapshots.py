@@ -20,6 +20,8 @@ from polyvisor.store.work import Work, owned
 _s = snapshots.c
 _no_template = _s.template == TemplateFor.NOBODY.value
 is_listed = and_(_s.transient.is_(False), _no_template)
+is_counted = and_(_s.transient.is_(False), _s.template != TemplateFor.ALL.value)
+"""Towards a project's quota: its own templates as well, which lists leave out."""
 
 
 class SqlSnapshots:

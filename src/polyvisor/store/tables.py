@@ -70,6 +70,14 @@ users = Table(
     Index("ix_users_project", "project"),
 )
 
+# What was signed in such a name before is not believed.
+former_users = Table(
+    "former_users",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("removed", BigInteger, nullable=False),
+)
+
 grants = Table(
     "grants",
     metadata,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 
 from dialect.served import Served, fresh
@@ -26,7 +28,15 @@ from polyvisor.wire.access import (
     UpdateProject,
     UpdateUser,
 )
-from polyvisor.wire.native import CreateInstance, CreateSnapshot, CreateVolume, UpdateInstance
+from polyvisor.wire.native import (
+    AttachVolume,
+    CreateInstance,
+    CreateSnapshot,
+    CreateVolume,
+    ForkInstance,
+    SetSchedule,
+    UpdateInstance,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 OFF: dict[str, Any] = {"image": "busybox", "power": "off"}
@@ -367,3 +377,94 @@ async def test_no_call_acts_where_its_user_may_not(served: Served, seed: int) ->
                     found = await served.http.get(f"/instances/{vm.id}", headers=headers)
                     assert found.status_code in ((200,) if may(Action.INSTANCE_VIEW, place) else (403, 404))
                     await by_velocity(served, headers, vm.id, partial(may, place=place))
+
+
+# -- ways around -------------------------------------------------------------------------------------------------------
+
+
+async def refused(asked: Awaitable[object], status: int, words: str = "") -> None:
+    """It is, so."""
+    with pytest.raises(Refused, match=words or None) as caught:
+        await asked
+    assert caught.value.status == status
+
+
+async def test_a_credential_with_less_than_all_gets_at_none_with_more(served: Served) -> None:
+    project = await project_of(served)
+    name, ann = await somebody(served, (project, ["instance.*", "user.*", "key.create", "image.view"]))
+    boss = fresh("boss")
+    async with served.client() as root, ann:
+        await root.users.create(CreateUser(name=boss, password="secret of boss", operator=True))
+        token = (await root.sessions.login(Login(name=boss, password="secret of boss"))).token
+        async with served.client(token) as operator:
+            made = await operator.keys.create(CreateKey(name="some", scopes=["user.create", "user.alter"]))
+        async with served.client(made.key) as some:
+            await refused(some.users.create(CreateUser(name=fresh("evil"), password="secret", operator=True)), 403)
+            await refused(some.users.update(boss, UpdateUser(password="taken over")), 403)
+            await refused(some.keys.list(), 403)
+        mine = await ann.keys.create(CreateKey(name="mine", project=project, scopes=["user.alter"]))
+        async with served.client(mine.key) as some:
+            await refused(some.users.update(name, UpdateUser(password="taken over")), 403, "may not alter users")
+        short = await ann.keys.create(CreateKey(name="short", project=project, lifetime="1h"))
+        async with served.client(short.key) as some:
+            longer = await some.keys.create(CreateKey(name="longer", project=project))
+        assert longer.record.expires == short.record.expires
+        await root.users.delete(boss)
+
+
+async def test_what_was_signed_for_somebody_who_is_gone_is_worth_nothing(served: Served) -> None:
+    project = await project_of(served)
+    name, ann = await somebody(served, (project, ["instance.view"]))
+
+    async def seen(**more: float) -> int:
+        claims = {"sub": name, "exp": time.time() + 3600, **more}
+        signed = jwt.encode(claims, served.parts.facts["jwt_secret"], algorithm="HS256")
+        headers = {"Authorization": f"Bearer {signed}"}
+        async with httpx.AsyncClient(base_url=served.url, headers=headers, trust_env=False) as http:
+            return (await http.get("/instances")).status_code
+
+    async with served.client() as root, ann:
+        assert (await seen(), await seen(iat=time.time())) == (200, 200)
+        await root.users.delete(name)
+        assert (await seen(), await seen(iat=time.time() - 1)) == (401, 401)
+        await root.users.create(CreateUser(name=name, password="secret of " + name))
+        assert (await seen(iat=time.time() - 60), await seen(iat=time.time())) == (401, 403)
+
+
+async def test_nothing_is_carried_out_of_a_project_by_who_may_not_look_into_it(served: Served) -> None:
+    here, there = await project_of(served, snapshots=1), await project_of(served)
+    rights = ["instance.view", "instance.operate", "instance.alter", "snapshot.view", "volume.view", "volume.use"]
+    name, ann = await somebody(served, (here, rights), (there, ["*"]))
+    async with served.client() as root, ann:
+        token = (await root.sessions.login(Login(name=name, password="secret of " + name))).token
+        own = Client(served.url, served.key, project=here)
+        async with own:
+            vm = await own.instances.create(CreateInstance(image="busybox", name=fresh("vm")), wait="ready")
+            kept = await own.instances.snapshot(vm.id, CreateSnapshot(kind="full"))
+            volume = await own.volumes.create(CreateVolume(name=fresh("v"), size="16M"))
+        acting = Client(served.url, token, project=there)
+        async with acting:
+            await refused(
+                acting.instances.create(CreateInstance(snapshot=kept.id, name=fresh("copy"))), 403, "interact"
+            )
+            await refused(acting.instances.fork(vm.id, ForkInstance(name=fresh("copy"))), 403, "interact")
+            await refused(acting.instances.snapshot(vm.id, CreateSnapshot()), 403, "create snapshots")
+            await refused(acting.schedules.set(vm.id, SetSchedule(interval="1h")), 403, "create snapshots")
+            mine = await acting.instances.create(CreateInstance(image="busybox", name=fresh("mine")), wait="ready")
+            await refused(acting.instances.attach(mine.id, AttachVolume(volume=volume.id)), 404)
+            await acting.instances.delete(mine.id, force=True)
+        log = await root.audit.list({"who": name, "outcome": "Forbidden"})
+        assert {("instance.fork", here), ("snapshot.create", here)} <= {(e.action, e.project) for e in log.items}
+
+
+async def test_the_log_says_to_whom_what_was_granted(served: Served) -> None:
+    project = await project_of(served)
+    name, ann = await somebody(served, (project, ["instance.view", "key.create", "audit.view"]))
+    async with ann:
+        made = await ann.keys.create(CreateKey(name="ci", project=project, scopes=["instance.view"]))
+        log = {entry.action: entry for entry in (await ann.audit.list()).items}
+        assert log["grant.assign"].detail.startswith(f"{name}: audit.view")
+        assert (log["key.create"].subject, log["key.create"].detail) == (made.record.id, "ci: instance.view")
+        await ann.sessions.logout()
+    async with served.client() as root:
+        assert [e.who for e in (await root.audit.list({"action": "session.logout", "who": name})).items] == [name]

@@ -78,11 +78,11 @@ async def test_a_medium_of_zeros_is_made_listed_and_removed(root: Caller) -> Non
     assert await root.ok("POST /m/media/list", gid=gid) == {"media": []}
 
 
-async def id_of(served: Served, gid: int) -> str:
-    """Our id of the one medium of a group."""
+async def volumes(served: Served, gid: int) -> list[str]:
+    """Our ids of a group's media, those that are being made as well."""
     project = next(one.id for one in await served.parts.engine.projects.tree() if one.number == gid)
     async with served.parts.store.read() as unit:
-        return (await unit.volumes.page([project], None, 1)).items[0].id
+        return [one.id for one in (await unit.volumes.page([project], None, 100)).items]
 
 
 async def test_refusals_about_new_media(served: Served, root: Caller) -> None:
@@ -97,7 +97,7 @@ async def test_refusals_about_new_media(served: Served, root: Caller) -> None:
     await root.ok("PUT /m/media/create", **wanted)
     await root.refused(8220, 409, "PUT /m/media/create", **{**wanted, "size": 512})
     await root.refused(8221, 406, "PUT /m/media/create", **{**wanted, "name": fresh("m")})
-    grown = await served.http.patch(f"/api/v1/volumes/{await id_of(served, gid)}", json={"size": 16 * MIB})
+    grown = await served.http.patch(f"/api/v1/volumes/{(await volumes(served, gid))[0]}", json={"size": 16 * MIB})
     assert (grown.status_code, grown.json()["field"]) == (403, "pool")  # whoever makes it larger
     for field, value in (("size", 0), ("size", -1), ("name", ""), ("type", ""), ("type", "x" * 33)):
         answer = await root.ask("PUT /m/media/create", **{**wanted, "name": fresh("m"), field: value})
@@ -169,9 +169,10 @@ async def test_an_upload_that_is_cut_off_leaves_nothing(served: Served, root: Ca
     writer.write(head.encode() + b"x" * MIB)
     await writer.drain()
     async with asyncio.timeout(20):
-        while not (await root.ok("POST /m/media/list", gid=gid))["media"]:  # it is being taken
+        while not await volumes(served, gid):  # it is being taken
             await asyncio.sleep(0.02)
+        assert await root.ok("POST /m/media/list", gid=gid) == {"media": []}  # and not there yet
         writer.close()
-        while (await root.ok("POST /m/media/list", gid=gid))["media"]:
+        while await volumes(served, gid):
             await asyncio.sleep(0.02)
     assert (await send(root, b"x" * 512, gid=gid, name="half")).status_code == 200

@@ -146,7 +146,7 @@ async def test_a_session_holds_until_it_expires_or_its_user_goes(store: SqlStore
         await door.authenticate(Credential(key=token))
     now = NOW
     async with store.write() as unit:
-        await unit.identities.remove_user(user.id)
+        await unit.identities.remove_user(user.id, NOW)
     with pytest.raises(Unauthenticated):
         await door.authenticate(Credential(key=token))
 

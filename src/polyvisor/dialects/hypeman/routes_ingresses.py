@@ -12,6 +12,7 @@ from polyvisor.dialects.hypeman.errors import Refusal, of_fault
 from polyvisor.dialects.hypeman.table import Call, Routes
 from polyvisor.model.faults import Busy, Exists, Fault, Forbidden, Invalid, NotFound
 from polyvisor.model.ingress import HTTP_PORT, Guard, Ingress, Rule
+from polyvisor.model.principal import Action, Principal
 
 routes = Routes()
 _PLACE = re.compile(r"rules\[(\d+)\]\.(\w+(?:\.\w+)?)")
@@ -41,7 +42,7 @@ async def list_ingresses(call: Call) -> Response:
     query: asks.ListTagged = call.query
     wanted = (query.tags or {}).items()
     found = await resolve.all_ingresses(call)
-    return said([ingress_to(one) for one in found if wanted <= dict(one.labels).items()])
+    return said([ingress_to(one, call.principal) for one in found if wanted <= dict(one.labels).items()])
 
 
 @routes.add("POST /ingresses", "ingress:write", 201, wire.Ingress, body=asks.CreateIngressRequest)
@@ -54,7 +55,7 @@ async def create_ingress(call: Call) -> Response:
         made = await call.core.ingresses.create(call.principal, body.name, rules, sorted((body.tags or {}).items()))
     except Fault as fault:
         raise refusal_of(fault) from fault
-    return said(ingress_to(made), 201)
+    return said(ingress_to(made, call.principal), 201)
 
 
 async def _found(call: Call, number: int, rule: Rule) -> Rule:
@@ -74,7 +75,7 @@ async def _found(call: Call, number: int, rule: Rule) -> Rule:
 @routes.add("GET /ingresses/{id}", "ingress:read", 200, wire.Ingress, finder=resolve.ingress)
 async def get_ingress(call: Call) -> Response:
     """One ingress."""
-    return said(ingress_to(call.thing))
+    return said(ingress_to(call.thing, call.principal))
 
 
 @routes.add("DELETE /ingresses/{id}", "ingress:delete", 204, None, finder=resolve.ingress)
@@ -93,21 +94,24 @@ def rule_of(rule: asks.IngressRule) -> Rule:
     )  # fmt: skip
 
 
-def ingress_to(ingress: Ingress) -> wire.Ingress:
-    """An ingress for its reader."""
+def ingress_to(ingress: Ingress, reader: Principal) -> wire.Ingress:
+    """An ingress for its reader. What a guard asks for is told to whoever could have set it."""
+    told = reader.may(Action.INGRESS_CREATE, ingress.project)
     return wire.Ingress(
-        id=ingress.id, name=ingress.name, tags=dict(ingress.labels) or None, rules=[_rule_to(r) for r in ingress.rules],
-        created_at=ingress.created,
+        id=ingress.id, name=ingress.name, tags=dict(ingress.labels) or None,
+        rules=[_rule_to(rule, told) for rule in ingress.rules], created_at=ingress.created,
     )  # fmt: skip
 
 
-def _rule_to(rule: Rule) -> wire.IngressRule:
+def _rule_to(rule: Rule, told: bool) -> wire.IngressRule:
     guard = rule.guard
     return wire.IngressRule(
         match=wire.IngressMatch(hostname=rule.hostname, port=rule.port),
         target=wire.IngressTarget(instance=rule.instance, port=rule.target_port),
         tls=rule.tls, redirect_http=rule.redirect,
-        request_header_auth=wire.IngressRequestHeaderAuth(header=guard.header, value=guard.value) if guard else None,
+        request_header_auth=(
+            wire.IngressRequestHeaderAuth(header=guard.header, value=guard.value if told else "") if guard else None
+        ),
     )  # fmt: skip
 
 

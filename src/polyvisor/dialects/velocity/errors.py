@@ -33,6 +33,7 @@ CODES: Mapping[int, tuple[int, str]] = {
     4212: (404, "Permission has not been found"),
     4220: (403, "A permission can only be given by who has it"),
     4300: (403, "Permission 'velocity.user.revoke' is needed"),
+    4301: (403, "A permission can only be taken by who has it"),
     4310: (404, "User has not been found"),
     4311: (404, "Group has not been found"),
     4312: (404, "Permission has not been found"),
@@ -87,6 +88,7 @@ CODES: Mapping[int, tuple[int, str]] = {
     12225: (406, "There is no such disk mode"),
     12226: (406, "There is no such NIC type"),
     12227: (406, "A BRIDGE needs a host NIC"),
+    12228: (409, "Medium is attached to another virtual machine, or not there yet"),
     13100: (403, "Permission 'velocity.vm.view' is needed"),
     13110: (404, "Virtual machine has not been found"),
     13200: (403, "Permission 'velocity.vm.state' is needed"),
@@ -100,6 +102,7 @@ CODES: Mapping[int, tuple[int, str]] = {
     17200: (401, "Permission 'velocity.vm.view' is needed"),
     17210: (404, "Group has not been found"),
     18300: (403, "Permission 'velocity.media.remove' is needed"),
+    18301: (403, "The group may not manage media in this pool"),
     18310: (404, "Medium has not been found"),
     18320: (409, "Medium is attached to a virtual machine"),
 }

@@ -38,7 +38,12 @@ def named(name: str, kind: str = "medium", **remainder: object) -> tuple[str, Fo
 async def names_of(core: Engine, things: Sequence[Volume] | Sequence[Instance]) -> Mapping[str, str]:
     """What each is called here, by id."""
     kept = await remainders_of(core, [one.id for one in things])
-    return {one.id: str(kept.get(one.id, {}).get("name", one.name)) for one in things}
+    return {one.id: name_of(one, kept.get(one.id, {})) for one in things}
+
+
+def name_of(thing: Volume | Instance, kept: Mapping[str, object]) -> str:
+    """What it is called here: our name, unless its id has to stand for one that ours cannot be."""
+    return str(kept.get("name", thing.name)) if thing.name == thing.id else thing.name
 
 
 async def remainders_of(core: Engine, ids: Sequence[str]) -> Mapping[str, dict[str, object]]:

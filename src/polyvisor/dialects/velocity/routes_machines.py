@@ -7,15 +7,15 @@ from typing import Any
 
 from polyvisor.dialects.velocity import wire
 from polyvisor.dialects.velocity.errors import Refusal
-from polyvisor.dialects.velocity.media import mid_of, named, names_of, remainders_of
+from polyvisor.dialects.velocity.media import mid_of, name_of, named, names_of, remainders_of
 from polyvisor.dialects.velocity.routes_media import group_of, medium
 from polyvisor.dialects.velocity.states import WORDS
 from polyvisor.dialects.velocity.table import Call, Codes, Routes
 from polyvisor.model.face import face
-from polyvisor.model.faults import Exists, Forbidden, Invalid, NoCapacity, NotFound, OverQuota
+from polyvisor.model.faults import Busy, Exists, Forbidden, Invalid, NoCapacity, NotFound, OverQuota
 from polyvisor.model.identity import Project
 from polyvisor.model.instance import Bus, Instance, Mount, Power
-from polyvisor.model.principal import Action
+from polyvisor.model.principal import SYSTEM, Action
 from polyvisor.model.request import Create
 from polyvisor.model.spec import Display, Firmware
 from polyvisor.model.units import MIB, Bytes
@@ -23,7 +23,7 @@ from polyvisor.model.units import MIB, Bytes
 routes = Routes()
 _BUSES: Mapping[str, Bus] = {"USB": Bus.USB, "BLOCK": Bus.VIRTIO, "VIRTIO": Bus.VIRTIO}
 _QUOTAS = {"vcpus": 12220, "memory": 12221}
-_MACHINE: Codes = {Exists: 12223, Forbidden: 12200}
+_MACHINE: Codes = {Exists: 12223, Forbidden: 12200, NotFound: 12211, Busy: 12228}
 
 
 # -- a new one -----------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ async def create_machine(call: Call) -> object:
         raise Refusal(12224)
     kept = {
         "displays": [one.model_dump() for one in body.displays],
-        "nics": [one.model_dump(exclude_none=True) for one in body.nics],
+        "nics": [{"type": "NAT"} if one.type == "NAT" else {"type": one.type, "host": one.host} for one in body.nics],
         "modes": {one.mid.upper(): one.mode for one in body.media},
         "rosetta": body.rosetta,
     }
@@ -66,7 +66,7 @@ async def create_machine(call: Call) -> object:
 
 async def _new_name(call: Call, group: Project, name: str) -> None:
     """:raise Refusal: a machine of the group is called that; two who ask at once are told apart by the engine."""
-    page = await call.core.instances.list(call.principal.in_project(group.id), None, 100_000, project=group.id)
+    page = await call.core.instances.list(SYSTEM, None, 100_000, project=group.id)  # a name may be taken by one unseen
     if name in (await names_of(call.core, page.items)).values():
         raise Refusal(12223)
 
@@ -94,6 +94,8 @@ async def _mount(call: Call, group: Project, one: wire.Medium) -> Mount:
     if one.mode not in _BUSES:
         raise Refusal(12225, f"media.mode: {one.mode[:40]}")
     volume = await medium(call, one.mid, 12211)
+    if not call.principal.may(Action.VOLUME_USE, volume.project):
+        raise Refusal(12211, f"media.mid: {one.mid[:40]}")
     numbers = call.core.pools.numbers()
     if volume.pool not in numbers:
         raise Refusal(12213)
@@ -114,11 +116,13 @@ async def get_machine(call: Call) -> object:
     modes = kept.get("modes", {})
     media = []
     for mount in instance.mounts:
+        if mount.volume not in volumes:
+            continue  # detached and deleted since
         mid = mid_of(volumes[mount.volume])
         usual = "USB" if mount.bus is Bus.USB else "VIRTIO"
         media.append({"mid": mid, "mode": modes.get(mid, usual), "readonly": mount.read_only})
     return {
-        "vmid": instance.number, "name": kept.get("name", instance.name), "type": "EFI", "state": WORDS[face(instance)],
+        "vmid": instance.number, "name": name_of(instance, kept), "type": "EFI", "state": WORDS[face(instance)],
         "cpus": instance.spec.vcpus, "memory_mib": instance.spec.memory // MIB,
         "displays": kept.get("displays", _displays(instance)), "media": media,
         "nics": kept.get("nics", [{"type": "NAT"}] if instance.spec.network else []),

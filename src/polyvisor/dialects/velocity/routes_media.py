@@ -14,8 +14,9 @@ from polyvisor.engine.rights import Assigned
 from polyvisor.model.faults import Busy, Exists, Forbidden, Invalid, NoCapacity, NotFound, OverQuota
 from polyvisor.model.identity import Project
 from polyvisor.model.principal import Action
+from polyvisor.model.spec import MAX_DISK
 from polyvisor.model.units import Bytes
-from polyvisor.model.volume import DATA, PoolRights, Volume
+from polyvisor.model.volume import DATA, PoolRights, Volume, VolumeState, check_kind
 
 routes = Routes()
 _MOST = 100_000
@@ -131,13 +132,19 @@ async def upload_medium(call: Call) -> object:
     """A medium of the bytes that come, whatever their number."""
     given = _headers(call.request)
     length, mpid, gid = (_count(given, name, code) for name, code in _HEADERS[:3])
+    if not 1 <= length <= MAX_DISK:
+        raise Refusal(9210, f"content-length must be 1 to {MAX_DISK}")
     read_only = given["x-velocity-readonly"].lower()
     if read_only not in ("true", "false"):
         raise Refusal(9216, "must be true or false")
     name, kind = given["x-velocity-name"], given["x-velocity-type"]
+    try:
+        ours, foreign = named(name)
+        check_kind(kind)
+    except Invalid as fault:
+        raise Refusal(9214 if fault.field == "name" else 9215, fault.public) from fault
     wanted = await _wanted(call, mpid, gid, name, kind, (9217, 9218, 9200, 9201))
     who = call.principal.in_project(wanted.group.id)
-    ours, foreign = named(name)
     made = await call.core.media.upload(
         who, ours, call.request.stream(), length, kind=kind, pool=wanted.pool, read_only=read_only == "true",
         foreign=foreign,
@@ -146,11 +153,19 @@ async def upload_medium(call: Call) -> object:
 
 
 def _headers(request: Request) -> dict[str, str]:
-    found = {name: request.headers.get(name, "").strip() for name, _ in _HEADERS}
+    found = {name: _text(request.headers.get(name, "")).strip() for name, _ in _HEADERS}
     for name, code in _HEADERS:
         if not found[name]:
             raise Refusal(code, name)
     return found
+
+
+def _text(value: str) -> str:
+    """A header's value as its sender meant it, who had to choose an encoding: UTF-8, else what HTTP once said."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _count(given: dict[str, str], name: str, code: int) -> int:
@@ -166,6 +181,12 @@ async def remove_medium(call: Call) -> object:
     volume = await medium(call, call.body.mid, 18310)
     if not call.principal.may(Action.VOLUME_DELETE, volume.project):
         raise Refusal(18300)
+    numbers = call.core.pools.numbers()
+    if volume.pool not in numbers:
+        raise Refusal(18310)  # of a pool that the operator has taken out of the settings
+    group = next(one for one in await call.core.projects.tree() if one.id == volume.project)
+    if numbers[volume.pool] not in {one.pool.number for one in await call.core.rights.of(group) if one.rights.manages}:
+        raise Refusal(18301)
     await call.core.volumes.delete(call.principal, volume.id)
     return None
 
@@ -198,5 +219,6 @@ async def list_media(call: Call) -> object:
                 "readonly": one.read_only or numbers[one.pool] not in writes,
             }
             for one in page.items
+            if one.state is VolumeState.READY and one.pool in numbers
         ]
     }  # fmt: skip

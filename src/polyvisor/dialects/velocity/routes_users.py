@@ -71,7 +71,9 @@ def _need(call: Call, action: Action, code: int, project: Project | None = None)
 async def get_user(call: Call) -> object:
     """A user with what was granted to it; oneself without a number."""
     if call.body.uid is None:
-        user = await call.core.users.get(call.principal, call.principal.name)
+        if call.principal.user is None:
+            raise Refusal(2110, "this key is no user's")
+        user = await call.core.users.get(call.principal, call.principal.user)
     else:
         _need(call, Action.USER_VIEW, 2100)
         user = await _user(call, call.body.uid, 2110)
@@ -143,7 +145,7 @@ async def assign(call: Call) -> object:
     return None
 
 
-@routes.add("DELETE /u/user/permission", wire.Revoke, {Forbidden: 4300})
+@routes.add("DELETE /u/user/permission", wire.Revoke, {Forbidden: 4301})
 async def revoke(call: Call) -> object:
     """Take one away, or all of them; one that is not held is gone already."""
     user, group = await _both(call, 4310, 4311, Action.GRANT_REVOKE, 4300)
@@ -180,8 +182,9 @@ async def get_group(call: Call) -> object:
     _need(call, Action.PROJECT_VIEW, 5100, group)
     members = [_member(one) for one in await call.core.grants.on(call.principal, group.id)]
     if group.parent is None:
-        operators = [one for one in await call.core.users.operators() if one.name not in {m["name"] for m in members}]
-        members = [{"uid": o.number, "name": o.name, "permissions": held(EVERYTHING)} for o in operators] + members
+        operators = await call.core.users.operators()  # who may do everything, whatever else was granted to them
+        others = [one for one in members if one["uid"] not in {o.number for o in operators}]
+        members = [{"uid": o.number, "name": o.name, "permissions": held(EVERYTHING)} for o in operators] + others
     return {**_group(group, await call.core.projects.tree()), "memberships": [m for m in members if m["permissions"]]}
 
 

@@ -7,6 +7,7 @@ from polyvisor.dialects.velocity.errors import Refusal
 from polyvisor.dialects.velocity.media import names_of
 from polyvisor.dialects.velocity.states import WORDS, Ask, ask_of
 from polyvisor.dialects.velocity.table import Call, Routes
+from polyvisor.engine.instances import Until
 from polyvisor.model.face import Face, face
 from polyvisor.model.faults import Busy, Fault, Forbidden, NotFound, Stale, WrongState
 from polyvisor.model.instance import Instance
@@ -97,7 +98,8 @@ async def remove_vm(call: Call) -> object:
     instance = await _made(call, instance)
     if WORDS[face(instance)] not in ("STOPPED", "ERROR"):
         raise Refusal(16320)
-    await call.core.power.delete(call.principal, instance.id, force=False)
+    asked = await call.core.power.delete(call.principal, instance.id, force=False)
+    await call.core.instances.settle(asked, Until.LAUNCHED, _MOMENT)  # its name and its media are free by then
     return None
 
 

@@ -94,7 +94,8 @@ class Table:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        row = self._rows.get((request.method, request.url.path))
+        path = "/" + "/".join(filter(None, request.url.path.split("/")))  # upstream's framework skips what is empty
+        row = self._rows.get((request.method, path))
         if row is None:
             return _preflight() if request.method == "OPTIONS" else errors.bare(404, "Not Found")
         try:
@@ -136,9 +137,16 @@ class Table:
 _NOBODY = Principal("", "", EVERYTHING)  # type: ignore[arg-type]  # of no project
 
 
+_ALLOWED = (
+    "accept, authorization, content-type, origin, x-requested-with, user-agent, access-control-allow-origin, "
+    "file-name, x-velocity-authkey, x-velocity-mpid, x-velocity-gid, x-velocity-name, x-velocity-type, "
+    "x-velocity-readonly"
+)
+
+
 def _preflight() -> Response:
-    allowed = {"Access-Control-Allow-Methods": "GET, POST, PUT, OPTIONS, DELETE, PATCH"}
-    return Response(headers={**allowed, "Access-Control-Allow-Headers": "accept, authorization, content-type, origin"})
+    methods = "GET, POST, PUT, OPTIONS, DELETE, PATCH"
+    return Response(headers={"Access-Control-Allow-Methods": methods, "Access-Control-Allow-Headers": _ALLOWED})
 
 
 def _authkey(request: Request, data: bytes) -> str:

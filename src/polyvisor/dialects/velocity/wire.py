@@ -176,7 +176,7 @@ class NewMachine(Body):
     name: Text
     gid: Number
     cpus: Number
-    memory_mib: Annotated[Number, Field(le=2**40)]
+    memory_mib: Number
     displays: list[Screen]
     media: list[Medium]
     nics: list[Nic]
