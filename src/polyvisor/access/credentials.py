@@ -194,6 +194,20 @@ async def principal_of(unit: Unit, user: User, source: str = "") -> Principal:
     return Principal(user.name, user.project, EVERYTHING, user.operator, reach, user.id, source)
 
 
+async def as_now(unit: Unit, principal: Principal) -> Principal:
+    """The same caller with what is granted to it now: a connection may last longer than a right.
+
+    :raise Unauthenticated: it was a user who is gone.
+    """
+    if principal.user is None:
+        return principal
+    try:
+        now = await principal_of(unit, await unit.identities.user(principal.user), principal.source)
+    except NotFound as error:
+        raise Unauthenticated() from error
+    return replace(now.limited(principal.actions).in_project(principal.project), until=principal.until)
+
+
 def reach_of(granted: Iterable[Grant], below: Iterable[tuple[ProjectId, ProjectId | None]]) -> Reach:
     """What grants allow where: on their own project and on all below it."""
     held: dict[ProjectId, frozenset[Action]] = {}

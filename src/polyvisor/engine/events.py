@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from polyvisor.access.credentials import as_now
 from polyvisor.access.grants import require_somewhere, scope
 from polyvisor.model.event import Event
 from polyvisor.model.principal import Action, Principal
@@ -28,7 +29,8 @@ class EventsEngine:
         """Those later than `seq` that the caller may see."""
         require_somewhere(principal, Action.EVENT_VIEW)
         async with self._store.read() as unit:
-            return list(await unit.events.after(seq, scope(principal, Action.EVENT_VIEW), limit))
+            now = await as_now(unit, principal)  # a follower is asked for its rights again and again
+            return list(await unit.events.after(seq, scope(now, Action.EVENT_VIEW), limit))
 
     async def follow(self, principal: Principal, seq: int) -> AsyncIterator[Event]:
         """Every event later than `seq`, then those to come; none is left out and none comes twice."""

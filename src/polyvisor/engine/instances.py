@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from time import monotonic
 
+from polyvisor.access.credentials import as_now
 from polyvisor.access.grants import permit, require, require_somewhere, scope
 from polyvisor.access.quotas import admit_more
 from polyvisor.engine.images import ImagesEngine
@@ -279,6 +280,11 @@ class InstancesEngine:
         async with self._store.read() as unit:
             return await self.find(unit, principal, key, action)
 
+    async def get_anew(self, principal: Principal, key: str, action: Action = Action.INSTANCE_VIEW) -> Instance:
+        """As `get`, for who was let in a while ago. :raise Unauthenticated: also when the caller is gone by now."""
+        async with self._store.read() as unit:
+            return await self.find(unit, await as_now(unit, principal), key, action)
+
     async def list(
         self,
         principal: Principal,
@@ -348,7 +354,8 @@ class InstancesEngine:
     ) -> Instance | None:
         """Until `wanted` is true; None: it was deleted meanwhile. :raise TimedOut:"""
         instance = await self.get(principal, key)
-        return await self._waits.until(instance.id, wanted, limit)
+        found = await self._waits.until(instance.id, wanted, limit)
+        return None if found is None else await self.get_anew(principal, found.id)
 
     # -- changing ------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,8 @@ class ScreensEngine:
         self._host = host
         self._instances = instances
         self._clock = clock
-        self._tickets: dict[bytes, tuple[InstanceId, float]] = {}  # by hash, with the end of its life; oldest first
+        # By hash: for whom, which machine, and the end of its life; oldest first.
+        self._tickets: dict[bytes, tuple[Principal, InstanceId, float]] = {}
         self._viewers: Counter[InstanceId] = Counter()
 
     async def shot(self, principal: Principal, key: str) -> bytes:
@@ -54,12 +55,12 @@ class ScreensEngine:
         """For one viewer. :raise WrongState, NotFound:"""
         instance = await self._shown(principal, key)
         now = self._clock()
-        for old in [old for old, (_, end) in self._tickets.items() if end <= now]:
+        for old in [old for old, (_, _, end) in self._tickets.items() if end <= now]:
             del self._tickets[old]
         if len(self._tickets) >= _MOST_TICKETS:
             raise Busy("there are too many tickets that nobody has used", retry_after=LIFE)
         text = secrets.token_urlsafe(32)
-        self._tickets[_hash(text)] = instance.id, now + LIFE
+        self._tickets[_hash(text)] = principal, instance.id, now + LIFE
         return Ticket(text, LIFE)
 
     async def connect(self, ticket: str) -> Viewer:
@@ -67,10 +68,10 @@ class ScreensEngine:
 
         :raise NotFound: there is no such ticket. :raise WrongState: the machine has ended. :raise Busy: too many look.
         """
-        id, end = self._tickets.pop(_hash(ticket), (InstanceId(""), 0.0))
+        who, id, end = self._tickets.pop(_hash(ticket), (SYSTEM, InstanceId(""), 0.0))
         if end <= self._clock():
             raise NotFound("there is no such ticket, or it was used or is too old", field="ticket")
-        instance = await self._shown(SYSTEM, id)
+        instance = await self._shown(who, id)
         if self._viewers[instance.id] >= MOST_VIEWERS:
             raise Busy(f"{MOST_VIEWERS} look at this screen already", field="ticket")
         self._viewers[instance.id] += 1
@@ -90,7 +91,7 @@ class ScreensEngine:
             del self._viewers[id]
 
     async def _shown(self, principal: Principal, key: str) -> Instance:
-        instance = await self._instances.get(principal, key, Action.INSTANCE_INTERACT)
+        instance = await self._instances.get_anew(principal, key, Action.INSTANCE_INTERACT)
         if face(instance) not in _SHOWN:
             raise WrongState(f"the instance is {face(instance)}")
         return instance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from websockets.asyncio.client import connect
 
 from dialect.served import Served, fresh
 from polyvisor.client import Client, Refused
@@ -455,6 +457,25 @@ async def test_nothing_is_carried_out_of_a_project_by_who_may_not_look_into_it(s
             await acting.instances.delete(mine.id, force=True)
         log = await root.audit.list({"who": name, "outcome": "Forbidden"})
         assert {("instance.fork", here), ("snapshot.create", here)} <= {(e.action, e.project) for e in log.items}
+
+
+async def test_what_was_opened_before_ends_with_the_right(served: Served) -> None:
+    project = await project_of(served)
+    name, ann = await somebody(served, (project, ["instance.*", "image.view", "event.view"]))
+    async with served.client() as root, ann:
+        async with Client(served.url, served.key, project=project) as own:
+            vm = await own.instances.create(CreateInstance(image="busybox", name=fresh("vm")), wait="ready")
+        token = (await root.sessions.login(Login(name=name, password="secret of " + name))).token
+        headers = {"Authorization": f"Bearer {token}"}
+        url = served.url.replace("http", "ws", 1) + f"/api/v1/instances/{vm.id}/exec"
+        waiting = asyncio.create_task(ann.instances.wait(vm.id, ["stopped"], timeout=20))
+        async with connect(url, proxy=None, additional_headers=headers) as socket:
+            await asyncio.sleep(0.2)
+            await root.users.delete(name)
+            await socket.send('{"argv": ["true"]}')
+            assert json.loads(await socket.recv())["kind"] == "Unauthenticated"
+        await root.instances.stop(vm.id, force=True)
+        await refused(waiting, 401)
 
 
 async def test_the_log_says_to_whom_what_was_granted(served: Served) -> None:
