@@ -275,15 +275,15 @@ class InstancesEngine:
             raise NotFound(f"no instance {key[:80]!r}", subject=key) from error
         return instance
 
-    async def get(self, principal: Principal, key: str, action: Action = Action.INSTANCE_VIEW) -> Instance:
-        """By id or by name. :raise NotFound: also when it is another project's."""
-        async with self._store.read() as unit:
-            return await self.find(unit, principal, key, action)
+    async def get(
+        self, principal: Principal, key: str, action: Action = Action.INSTANCE_VIEW, *, anew: bool = False
+    ) -> Instance:
+        """By id or by name. `anew`: for who was let in a while ago.
 
-    async def get_anew(self, principal: Principal, key: str, action: Action = Action.INSTANCE_VIEW) -> Instance:
-        """As `get`, for who was let in a while ago. :raise Unauthenticated: also when the caller is gone by now."""
+        :raise NotFound: also when it is another project's. :raise Unauthenticated: the caller is gone by now.
+        """
         async with self._store.read() as unit:
-            return await self.find(unit, await as_now(unit, principal), key, action)
+            return await self.find(unit, await as_now(unit, principal) if anew else principal, key, action)
 
     async def list(
         self,
@@ -355,7 +355,7 @@ class InstancesEngine:
         """Until `wanted` is true; None: it was deleted meanwhile. :raise TimedOut:"""
         instance = await self.get(principal, key)
         found = await self._waits.until(instance.id, wanted, limit)
-        return None if found is None else await self.get_anew(principal, found.id)
+        return None if found is None else await self.get(principal, found.id, anew=True)
 
     # -- changing ------------------------------------------------------------------------------------------------
 

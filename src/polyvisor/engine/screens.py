@@ -91,7 +91,7 @@ class ScreensEngine:
             del self._viewers[id]
 
     async def _shown(self, principal: Principal, key: str) -> Instance:
-        instance = await self._instances.get_anew(principal, key, Action.INSTANCE_INTERACT)
+        instance = await self._instances.get(principal, key, Action.INSTANCE_INTERACT, anew=True)
         if face(instance) not in _SHOWN:
             raise WrongState(f"the instance is {face(instance)}")
         return instance

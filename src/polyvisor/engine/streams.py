@@ -39,7 +39,7 @@ class StreamsEngine:
 
         :raise WrongState: it does not run. :raise Unavailable: no agent answers.
         """
-        instance = await self._instances.get_anew(principal, key, Action.INSTANCE_INTERACT)
+        instance = await self._instances.get(principal, key, Action.INSTANCE_INTERACT, anew=True)
         if not instance.observed.ready or not instance.settled:
             instance = await self._coming_up(instance)
         if face(instance) is not Face.RUNNING:
@@ -97,7 +97,7 @@ class StreamsEngine:
 
     async def type(self, principal: Principal, key: str, data: bytes) -> None:
         """Bytes to the console's input. :raise Unavailable: it does not run."""
-        instance = await self._instances.get_anew(principal, key, Action.INSTANCE_INTERACT)
+        instance = await self._instances.get(principal, key, Action.INSTANCE_INTERACT, anew=True)
         await self._host.type(instance.id, data)
 
     async def journal(self, principal: Principal, key: str, *, follow: bool) -> AsyncIterator[JournalRecord]:
