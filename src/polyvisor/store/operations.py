@@ -81,8 +81,9 @@ class SqlOperations:
     async def page(
         self, projects: Collection[ProjectId] | None, instance: InstanceId | None, limit: int
     ) -> Sequence[Operation]:
-        """The latest ones, newest first."""
-        query = select(operations).where(owned(_o.project, projects))
+        """The latest ones, newest first; none of spares, which are nobody's yet."""
+        spares = select(instances.c.id).where(instances.c.spare)
+        query = select(operations).where(owned(_o.project, projects), _o.instance.not_in(spares))
         query = query.order_by(_o.created.desc(), _o.id.desc()).limit(max(0, limit))
         if instance is not None:
             query = query.where(_o.instance == instance)

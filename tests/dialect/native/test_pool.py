@@ -29,6 +29,11 @@ async def test_a_template_takes_the_copies_that_wait_with_it_and_no_others(tmp_p
         made = await served.http.post("/api/v1/templates", json={"image": "busybox", **SIZE})
         assert made.status_code == 201, made.text
         waiting = await spares(served, POOL)
+        for spare in waiting:  # nobody's yet
+            assert (await served.http.get(f"/api/v1/instances/{spare.id}")).status_code == 404
+            assert (await served.http.get(f"/api/v1/instances/{spare.id}/stat?path=/")).status_code == 404
+        told = (await served.http.get("/api/v1/operations")).json()["items"]
+        assert not {one["instance"] for one in told} & {spare.id for spare in waiting}
         taken = await served.make(**SIZE)
         assert taken["id"] in {spare.id for spare in waiting}
         await spares(served, POOL)
