@@ -30,11 +30,18 @@ class RightsEngine:
         self._host = host
 
     async def assign(self, principal: Principal, rights: PoolRights) -> None:
-        """In the place of what the project might do there before. :raise Forbidden: :raise Invalid: :raise NotFound:"""
+        """In the place of what the project might do there before. A quota is widened by who may assign above as well.
+
+        :raise Forbidden: :raise Invalid: :raise NotFound:
+        """
         require(principal, Action.POOL_ASSIGN, rights.project)
         if not 0 <= rights.quota < 2**62:
             raise Invalid("quota: must be 0 (no limit) or more bytes", field="quota")
         async with self._store.write() as unit:
+            was = next((one.quota for one in await unit.pools.of(rights.project) if one.pool == rights.pool), 0)
+            above = (await unit.identities.project(rights.project)).parent
+            if was and above is not None and not 0 < rights.quota <= was:
+                require(principal, Action.POOL_ASSIGN, above)
             await unit.pools.put(rights)
 
     async def revoke(self, principal: Principal, project: Project, pool: str) -> bool:

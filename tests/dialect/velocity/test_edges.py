@@ -60,6 +60,16 @@ async def test_who_may_not_manage_a_pool_removes_nothing_there(root: Caller) -> 
     await root.refused(18301, 403, "DELETE /m/media", mid=mid)
 
 
+async def test_nobody_widens_his_own_quota_in_a_pool(root: Caller) -> None:
+    gid = await managed(root, quota=4096)
+    user = await root.user((gid, "pool.assign"), (gid, "media.create"))
+    rights: dict[str, Any] = {"gid": gid, "mpid": 0, "write": True, "manage": True}
+    for quota in (0, 8192):
+        await user.refused(6200, 403, "PUT /m/pool/assign", **rights, quota=quota)
+    await user.ok("PUT /m/pool/assign", **rights, quota=1024)
+    await root.ok("PUT /m/pool/assign", **rights, quota=0)
+
+
 @pytest.mark.parametrize(("name", "bytes_"), [("Älter 日本", True), ("caf\u00e9", False)])
 async def test_names_in_headers_are_what_their_sender_meant(root: Caller, name: str, bytes_: bool) -> None:
     gid = await managed(root)
