@@ -41,6 +41,7 @@ SETTING = "/sys/firmware/efi/efivars/Polyvisor-5a1e2c30-94f7-4b5e-9d0a-3f0e6f2d7
 REMEMBER = f"printf '\\007\\0\\0\\0{{}}' > /tmp/v; chattr -i {SETTING} 2> /dev/null; cat /tmp/v > {SETTING}"
 RECALL = f"cat {SETTING} | tail -c +5"  # such a file cannot be sought in
 DATA = "#cloud-config\nbootcmd: [echo early > /run/early]\nruncmd: [echo late > /var/late]\n"
+MANAGED = "networkctl --no-legend list | awk '$3 == \"ether\" {print $5}'"
 USERS = {"bios": "dev", "uefi": "root"}
 
 
@@ -173,7 +174,10 @@ async def _settle(base: Server, id: str) -> None:
 
 
 async def works(client: Client, id: str) -> None:
-    """It reads and writes its disk, its clock is right, and its firmware answers."""
+    """It reads and writes its disk, its clock is right, and its firmware answers; its network is there as well."""
+    async with asyncio.timeout(60):  # a copy asks for its address once its link is up
+        while await sh(client, id, MANAGED) != "configured":
+            await asyncio.sleep(0.5)
     script = "cat /root/disk; echo more > /root/more; sync; until systemctl -q is-active ssh; do sleep 1; done"
     assert await sh(client, id, script) == "here"
     vm = await client.instances.get(id)
