@@ -13,17 +13,15 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from polyvisor.host.network.tap import exists
+from polyvisor.host.network.tap import FLAGS, TUNSETIFF, exists
 from polyvisor.model.faults import Unavailable, Unsupported
 from polyvisor.model.host import Blueprint
 from polyvisor.model.network import HostNic, bridged_mac
 from polyvisor.ports.hypervisor import BridgedNic
 
-_TUNSETIFF = 0x400454CA
 _SIOCBRADDIF = 0x89A2
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _SIOCSIFHWADDR, _ETHERNET = 0x8924, 1
-_TAP_FLAGS = 0x0002 | 0x1000 | 0x4000  # TAP, no packet information, virtio headers
 _UP = 0x1
 _NAME = b"plx%d"  # the kernel counts; names of our own bridge's devices begin otherwise
 
@@ -69,7 +67,7 @@ def open_bridged(nic: BridgedNic) -> int:
     """
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
-        answer = fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", _NAME, _TAP_FLAGS))
+        answer = fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", _NAME, FLAGS))
         name = struct.unpack("16sH22x", answer)[0]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             index = socket.if_nametoindex(name.rstrip(b"\0").decode())

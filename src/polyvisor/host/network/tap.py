@@ -9,14 +9,12 @@ import struct
 
 from polyvisor.model.faults import Unavailable
 
-_TUNSETIFF = 0x400454CA
+TUNSETIFF = 0x400454CA
 _TUNGETIFF = 0x800454D2
 _TUNDETACHFILTER = 0x401054D6
 _FILTER = 16  # bytes that describe one
-_IFF_TAP = 0x0002
 _IFF_PERSIST = 0x0800
-_IFF_NO_PI = 0x1000
-_IFF_VNET_HDR = 0x4000
+FLAGS = 0x0002 | 0x1000 | 0x4000  # TAP, no packet information, virtio headers
 _REQUEST = "16sH22x"
 
 
@@ -40,8 +38,7 @@ def open_tap(name: str) -> int:
     try:
         if not exists(name):
             raise Unavailable("the instance's network device is missing", private=name)
-        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack(_REQUEST, name.encode(), flags))
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack(_REQUEST, name.encode(), FLAGS))
         answer = fcntl.ioctl(fd, _TUNGETIFF, bytes(struct.calcsize(_REQUEST)))
         if not struct.unpack(_REQUEST, answer)[1] & _IFF_PERSIST:
             raise Unavailable("the instance's network device is missing", private=name)
