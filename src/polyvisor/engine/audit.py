@@ -34,6 +34,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
         "pause": "instance.pause", "resume": "instance.resume", "suspend": "instance.suspend",
         "delete": "instance.delete",
     },
+    "shapes": {"reshape": "instance.reshape"},
     "standby": {"hold": "instance.hold"},
     "streams": {
         "guest": "instance.interact", "execute": "instance.execute", "type": "instance.type",
@@ -58,6 +59,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "reclaim": {"reclaim": "host.reclaim"},
     "projects": {"create": "project.create", "update": "project.update", "delete": "project.delete"},
     "users": {"create": "user.create", "update": "user.update", "delete": "user.delete"},
+    "rows": {"add": "row.add", "save": "row.save", "remove": "row.remove"},
     "rights": {"assign": "pool.assign", "revoke": "pool.revoke"},
     "grants": {"assign": "grant.assign", "revoke": "grant.revoke"},
     "keys": {"create": "key.create", "delete": "key.delete"},

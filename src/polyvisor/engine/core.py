@@ -28,7 +28,9 @@ from polyvisor.engine.projects import Inhabitants, ProjectsEngine
 from polyvisor.engine.pushes import PushesEngine
 from polyvisor.engine.reclaim import ReclaimEngine
 from polyvisor.engine.registry import RegistryEngine
+from polyvisor.engine.reshape import ReshapeEngine
 from polyvisor.engine.rights import RightsEngine
+from polyvisor.engine.rows import RowsEngine
 from polyvisor.engine.schedules import SchedulesEngine
 from polyvisor.engine.screens import ScreensEngine
 from polyvisor.engine.snapshots import SnapshotsEngine
@@ -71,6 +73,7 @@ class Engine:
         self.registry = RegistryEngine(self.images, host, clock)
         self.pushes = PushesEngine(self.images, host, clock)
         self.instances = InstancesEngine(store, host, network, clock, self.images, waits)
+        self.shapes = ReshapeEngine(store, host, self.instances)
         self.power = PowerEngine(store, host, clock, self.instances, packing)
         self.pools, self.nics, maker = PoolsEngine(host), NicsEngine(host), Maker(store, host, clock)
         self.volumes = VolumesEngine(store, host, clock, self.instances, self.images, maker)
@@ -79,7 +82,7 @@ class Engine:
         self.screens = ScreensEngine(host, self.instances)
         self.events = EventsEngine(store)
         self.hosts = HostsEngine(store, host)
-        self.foreigners = ForeignersEngine(store)
+        self.foreigners, self.rows = ForeignersEngine(store), RowsEngine(store)
         self.snapshots = SnapshotsEngine(store, host, clock, self.instances, packing)
         self.forks = ForksEngine(self.instances, self.snapshots)
         self.schedules = SchedulesEngine(store, clock, self.instances, self.snapshots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -12,6 +13,7 @@ from time import monotonic
 from polyvisor.access.credentials import as_now
 from polyvisor.access.grants import permit, require, require_somewhere, scope
 from polyvisor.access.quotas import admit_more
+from polyvisor.engine.addresses import give_address
 from polyvisor.engine.images import ImagesEngine
 from polyvisor.engine.nics import require_nics
 from polyvisor.engine.origins import find_snapshot, find_template, require_ready
@@ -21,12 +23,12 @@ from polyvisor.engine.waits import Waits
 from polyvisor.model.blueprint import blueprint_of
 from polyvisor.model.event import Event
 from polyvisor.model.face import Face, face
-from polyvisor.model.faults import Busy, Invalid, NotFound, Stale, revive
+from polyvisor.model.faults import Busy, Invalid, NoCapacity, NotFound, Stale, revive
 from polyvisor.model.health import HealthCheck, Probe
 from polyvisor.model.identity import Quotas
 from polyvisor.model.ids import InstanceId, OperationId, ProjectId, SnapshotId, check_name, is_id, mint
-from polyvisor.model.instance import Address, Instance, Intent, Mount, Observed, Power
-from polyvisor.model.network import Network, NetworkMode, bridge_address, user_address
+from polyvisor.model.instance import Instance, Intent, Mount, Observed, Power
+from polyvisor.model.network import Network
 from polyvisor.model.operation import Operation, Outcome, Verb
 from polyvisor.model.principal import SYSTEM, Action, Principal
 from polyvisor.model.query import Page
@@ -74,7 +76,7 @@ class InstancesEngine:
     ) -> None:
         self._store = store
         self._host = host
-        self._network = network
+        self.network = network
         self._clock = clock
         self._images = images
         self._waits = waits
@@ -101,7 +103,9 @@ class InstancesEngine:
         if origin is not None and origin.mounts:  # its memory knows of them
             wanted = replace(wanted, mounts=origin.mounts)
         instance = self._draft(principal, wanted, bare_spec(spec) if bare else spec, name)
-        await self._host.check(blueprint_of(instance))
+        parked = wanted.parked and wanted.power is Power.OFF
+        with contextlib.suppress(*([NoCapacity] if parked else [])):
+            await self._host.check(blueprint_of(instance))
         report = await self._host.report()
         async with self._store.write() as unit:
             if receipt:
@@ -111,10 +115,11 @@ class InstancesEngine:
             if not wanted.snapshot:
                 instance = await _or_booted(unit, instance)
             await self._admit(unit, principal, instance)
-            usage = await unit.instances.usage(None)
-            place(instance.spec, [report], {report.id: usage.memory})
-            instance = await self._claimed(unit, instance) or await self._address(
-                unit, await unit.instances.add(instance)
+            if not parked:
+                usage = await unit.instances.usage(None)
+                place(instance.spec, [report], {report.id: usage.memory})
+            instance = await self._claimed(unit, instance) or await give_address(
+                unit, self.network, await unit.instances.add(instance)
             )
             if wanted.foreign is not None:
                 await unit.foreigners.put(instance.project, instance.id, wanted.foreign)
@@ -226,17 +231,6 @@ class InstancesEngine:
                 raise NotFound("snapshot: it was deleted", field="snapshot", subject=spec.origin) from error
         for mount in instance.mounts:
             await admit_mount(unit, principal, instance.project, mount)
-
-    async def _address(self, unit: Unit, instance: Instance) -> Instance:
-        if not instance.spec.network:
-            return instance
-        address: Address
-        if self._network.mode is NetworkMode.USER:
-            address = user_address(self._network, instance.id, instance.number)
-        else:
-            address = bridge_address(self._network, instance.id, await unit.instances.addresses())
-        await unit.instances.give(instance.id, address, unique=self._network.mode is NetworkMode.BRIDGE)
-        return replace(instance, address=address)
 
     async def open(self, unit: Unit, instance: Instance, verb: Verb, subject: str = "") -> Operation:
         """Write an operation down, in the caller's transaction, with its event."""

@@ -10,6 +10,7 @@ from datetime import datetime
 from polyvisor.access.grants import require_operator
 from polyvisor.engine.instances import Asked, InstancesEngine
 from polyvisor.engine.packing import standby_packing
+from polyvisor.engine.reshape import apply_later
 from polyvisor.engine.resolve import with_command
 from polyvisor.model.compression import Compression, Packing
 from polyvisor.model.face import Face, face
@@ -22,6 +23,7 @@ from polyvisor.model.spec import Spec
 from polyvisor.model.units import Seconds
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store, Unit
+from polyvisor.scheduler.place import place
 
 log = logging.getLogger("polyvisor.engine")
 
@@ -33,6 +35,7 @@ _POWER = {
     Verb.SUSPEND: Power.SUSPENDED,
     Verb.STOP: Power.OFF,
 }
+_OFF = frozenset({Face.STOPPED, Face.FAILED})
 
 
 class PowerEngine:
@@ -54,7 +57,11 @@ class PowerEngine:
         """Power on; with another entry point or command, which it keeps.
 
         :raise WrongState, Busy: also when it is to have another command and does not boot anew. :raise Invalid:
+        :raise NoCapacity: the host is smaller than the machine.
         """
+        instance = await self._instances.get(principal, key, Action.INSTANCE_OPERATE)
+        if face(instance) in _OFF:
+            place(instance.spec.then, [await self._host.report()], {})
         if entrypoint is None and command is None:
             return await self._ask(principal, key, Verb.START)
         await self._instances.get(principal, key, Action.INSTANCE_ALTER)
@@ -128,8 +135,7 @@ class PowerEngine:
                 _admit_delete(instance, force=force, spare=spare)
             under_way = await unit.operations.current(instance.id)
             verdict = admit(verb, face(instance), under_way.verb if under_way else None)
-            if spec is not None:
-                instance = await self._changed(unit, instance, spec)
+            instance = await self._changed(unit, instance, verb, spec)
             packing = standby_packing(compression, delay, instance.spec, self._packing)
             if verdict is Answer.NOTHING_TO_DO and verb is Verb.SUSPEND and packing != instance.intent.packing:
                 _refuse_later(compression, delay)
@@ -149,12 +155,17 @@ class PowerEngine:
                 unit.wake(instance.id)
         return Asked(instance, operation.id)
 
-    async def _changed(self, unit: Unit, instance: Instance, spec: Callable[[Spec], Spec]) -> Instance:
-        """The instance with what only a boot can give it."""
-        if face(instance) not in (Face.STOPPED, Face.FAILED):
-            raise WrongState(f"command: the instance is {face(instance)} and keeps what it was booted with")
-        instance = replace(instance, spec=spec(instance.spec))
-        await unit.instances.rename(instance.id, instance.name, instance.spec)
+    async def _changed(
+        self, unit: Unit, instance: Instance, verb: Verb, spec: Callable[[Spec], Spec] | None
+    ) -> Instance:
+        """The instance with what only a boot can give it: what is asked now, and what was asked while it ran."""
+        if spec is not None:
+            if face(instance) not in _OFF:
+                raise WrongState(f"command: the instance is {face(instance)} and keeps what it was booted with")
+            instance = replace(instance, spec=spec(instance.spec))
+            await unit.instances.rename(instance.id, instance.name, instance.spec)
+        if verb is Verb.START and instance.spec.later is not None and face(instance) in _OFF:
+            return await apply_later(unit, self._instances.network, instance)
         return instance
 
     async def autostart(self, principal: Principal) -> list[Asked]:
@@ -191,14 +202,14 @@ def _refuse_later(compression: Compression | None, delay: Seconds | None) -> Non
 def _to_autostart(instance: Instance) -> bool:
     stopped = instance.intent.power is Power.OFF and instance.intent.generation > 1
     wanted = instance.spec.autostart and not stopped and not instance.intent.deleted
-    return wanted and instance.operation is None and face(instance) in (Face.STOPPED, Face.FAILED)
+    return wanted and instance.operation is None and face(instance) in _OFF
 
 
 def _admit_delete(instance: Instance, *, force: bool, spare: bool) -> None:
     """:raise WrongState: it runs, and the caller did not say force. :raise NotFound: it is no `spare` any more."""
     if spare and not instance.spare:
         raise NotFound(f"{instance.id} is no spare any more", subject=instance.id)
-    if not force and face(instance) not in (Face.STOPPED, Face.FAILED):
+    if not force and face(instance) not in _OFF:
         raise WrongState(f"the instance is {face(instance)}: stop it first, or force the delete")
 
 

@@ -134,6 +134,7 @@ def fork_spec(wanted: Create, snapshot: Snapshot) -> Spec:
             disk_rate=_or(wanted.disk_rate, was.disk_rate),
             download_rate=_or(wanted.download_rate, was.download_rate),
             upload_rate=_or(wanted.upload_rate, was.upload_rate), health=_or(wanted.health, was.health),
+            macs=(), later=None,
         )
     )  # fmt: skip
 

@@ -209,9 +209,8 @@ class LocalHost:
         return Observation(id, sight, prepared, ready, run, ended, trouble, saved, rebooting, bare)
 
     def _prepared(self, blueprint: Blueprint) -> bool:
-        here = self._paths.instance(blueprint.id)
-        seed = not blueprint.spec.seeded or (here / SEED).exists()
-        return seed and (here.is_dir() if blueprint.spec.blank else self._storage.is_made(blueprint.id))
+        blank = blueprint.spec.blank
+        return self._paths.instance(blueprint.id).is_dir() if blank else self._storage.is_made(blueprint.id)
 
     async def _image(self, blueprint: Blueprint) -> Path:
         """What its disk stands on; a blank machine has no disk, and so nothing asks where that is."""
@@ -251,10 +250,8 @@ class LocalHost:
             self._memory_files.require(origin, blueprint)
         await self._storage.make(blueprint, image, origin)
         await self._snapshots.bring_nvram(blueprint.id, origin)
-        if blueprint.spec.seeded:
-            agent = await self._boot.agent()
-            await write_seed(self._paths.instance(blueprint.id) / SEED, blueprint, agent)
-        elif blueprint.spec.shape is Shape.MICRO:
+        await write_seed(self._paths.instance(blueprint.id) / SEED, blueprint, self._boot.agent)
+        if blueprint.spec.shape is Shape.MICRO:
             await self._boot.kernel()
         if goes_on:
             self._memory_files.wait_in(blueprint.id, origin, copy=True)
@@ -298,6 +295,9 @@ class LocalHost:
             if await held.status() in (Sight.RUNNING, Sight.PAUSED, Sight.DEAF):
                 return held.record
             await self.kill(blueprint.id)
+        await write_seed(
+            self._paths.instance(blueprint.id) / SEED, blueprint, self._boot.agent
+        )  # it may say something else than at the last start
         memory = self._memory_files.fresh(blueprint.id, blueprint.spec.memory)
         try:
             record = await self._begin(blueprint, memory, self._hypervisor.launch)

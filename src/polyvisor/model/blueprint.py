@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from polyvisor.model.host import Blueprint, Disk
 from polyvisor.model.ids import VolumeId
 from polyvisor.model.instance import Instance, Mount
@@ -28,6 +30,7 @@ def serial_of(volume: VolumeId) -> str:
 def blueprint_of(instance: Instance) -> Blueprint:
     """The instance for its host."""
     disks = tuple(disk_of(mount, instance.spec) for mount in instance.mounts)
-    return Blueprint(
-        instance.id, instance.number, instance.project, instance.name, instance.spec, instance.address, disks
-    )
+    address = instance.address if instance.spec.network else None
+    if address is not None and instance.spec.macs and instance.spec.macs[0]:
+        address = replace(address, mac=instance.spec.macs[0])
+    return Blueprint(instance.id, instance.number, instance.project, instance.name, instance.spec, address, disks)

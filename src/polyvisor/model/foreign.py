@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from polyvisor.model.ids import ProjectId
+
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
@@ -16,3 +18,20 @@ class Foreign:
     dialect: str
     remainder: str = field(default="", repr=False)
     alias: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table that only a dialect has: a tag, a favourite, or the number that it calls a thing of ours by.
+
+    `key` is given once and never again, over all tables; 0: not given yet. `name` is one row's in its table. `data` is
+    JSON. A row goes with its project, and with the `subject` that it is about, if it is about one.
+    """
+
+    dialect: str
+    kind: str
+    name: str
+    project: ProjectId
+    subject: str = ""
+    data: str = field(default="{}", repr=False)
+    key: int = 0

@@ -17,7 +17,7 @@ from polyvisor.model.units import Bytes, Seconds
 class Create:
     """Made from an image or from a snapshot; `blank`: of neither, a machine that boots from its mounts. Every other
     field has a meaning when left out: the word of what it is made from, or a default. `foreign` is what the caller's
-    dialect keeps with it.
+    dialect keeps with it. `parked`: it is to be off, so whether a host has room for it is asked when it is started.
     """
 
     image: str = ""
@@ -54,5 +54,6 @@ class Create:
     health: HealthCheck | None = None
     foreign: Foreign | None = None
     blank: bool = False
+    parked: bool = False
     displays: tuple[Display, ...] | None = None
     bridged: tuple[str, ...] | None = None

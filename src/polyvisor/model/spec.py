@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from typing import Any
 
 from polyvisor.model.compression import Compression, check_delay
 from polyvisor.model.faults import Invalid
@@ -70,11 +71,13 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class CloudInit:
-    """First-boot data for a full-shape image, handed over as a NoCloud seed."""
+    """First-boot data for a full-shape image, handed over as a NoCloud seed. `files` are further ones of the seed, or
+    others in the place of ours, by name; each with its text."""
 
     user_data: str = ""
     ssh_keys: tuple[str, ...] = ()
     user: str = ""
+    files: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +91,32 @@ class Display:
 
 
 @dataclass(frozen=True, slots=True)
+class Reshape:
+    """What is to be different about a machine from its next start on; None: as it is. `macs` are by NIC, the network's
+    first where it has that, an empty one: ours."""
+
+    vcpus: int | None = None
+    memory: Bytes | None = None
+    firmware: Firmware | None = None
+    network: bool | None = None
+    bridged: tuple[str, ...] | None = None
+    macs: tuple[str, ...] | None = None
+    displays: tuple[Display, ...] | None = None
+    cloud_init: CloudInit | None = field(default=None, repr=False)
+
+    def told(self) -> dict[str, Any]:
+        """What is said, by name."""
+        return {one.name: said for one in fields(self) if (said := getattr(self, one.name)) is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """What an instance is. `image` is the digest it was resolved to at admission; empty: it has no disk of its own and
     boots what is attached to it (see `blank`).
 
     `origin` is the snapshot that its disk was made from, if it was made from one; that need not exist any more.
-    `disk` has the room of its `overlays` in it; `own_disk` is without.
+    `disk` has the room of its `overlays` in it; `own_disk` is without. `later` is what its owner has changed while it
+    ran, see `then`.
     """
 
     image: Digest
@@ -128,6 +151,13 @@ class Spec:
     overlays: tuple[Overlay, ...] = ()
     displays: tuple[Display, ...] = ()
     bridged: tuple[str, ...] = ()  # NICs of the host that it has one of its own on, beside its `network`
+    macs: tuple[str, ...] = ()  # its NICs' addresses where they are not ours to choose, see `Reshape`
+    later: Reshape | None = None
+
+    @property
+    def then(self) -> Spec:
+        """What it is from its next start on."""
+        return self if self.later is None else replace(self, **self.later.told(), later=None)
 
     @property
     def own_disk(self) -> Bytes:
@@ -165,6 +195,9 @@ MIN_SIDE, MAX_SIDE = 64, 4096
 MAX_PPI = 10_000
 DEFAULT_MEMORY = Bytes(256 * MIB)
 DEFAULT_DISK = Bytes(10 * GIB)
+MAX_SEED_FILES = 32
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_SEED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?")
 
@@ -191,6 +224,8 @@ def check_spec(spec: Spec) -> Spec:
     _check_rates(spec)
     _check_displays(spec)
     _check_bridged(spec)
+    _check_macs(spec.macs)
+    _check_seed(spec.cloud_init)
     if spec.health is not None:
         check_health(spec.health, network=spec.network)
     check_labels(spec.labels)
@@ -226,6 +261,21 @@ def _check_bridged(spec: Spec) -> None:
         raise Invalid(f"nics: there are more than {MAX_BRIDGED}", field="nics")
     if spec.bridged and spec.shape is Shape.MICRO and not spec.network:
         raise Invalid("nics: a root file system's kernel has a driver for them only with a network", field="nics")
+
+
+def _check_macs(macs: tuple[str, ...]) -> None:
+    given = [mac for mac in macs if mac]
+    if any(not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1 for mac in given) or len(set(given)) != len(given):
+        text = "macs: must be six pairs of hexadecimal digits with colons, none of them twice and no group's"
+        raise Invalid(text, field="macs")
+
+
+def _check_seed(wanted: CloudInit) -> None:
+    if len({name for name, _ in wanted.files}) != len(wanted.files) or len(wanted.files) > MAX_SEED_FILES:
+        raise Invalid(f"cloud_init: at most {MAX_SEED_FILES} files, none of them twice", field="cloud_init")
+    for name, text in wanted.files:
+        if not _SEED_FILE.fullmatch(name) or name in ("agent", "agent.service") or "\0" in text:
+            raise Invalid(f"cloud_init: {name[:80]!r} cannot be a file of the seed", field="cloud_init")
 
 
 def _check_displays(spec: Spec) -> None:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from polyvisor.model.compression import Packed
 from polyvisor.model.event import Event
-from polyvisor.model.foreign import Foreign
+from polyvisor.model.foreign import Foreign, Row
 from polyvisor.model.identity import ApiKey, AuditEntry, AuditFilter, Grant, Project, Session, Usage, User
 from polyvisor.model.ids import (
     Digest,
@@ -434,6 +434,28 @@ class Foreigners(Protocol):
         """What the dialect keeps with these things, by thing; those that have none are left out."""
 
 
+class Rows(Protocol):
+    """Rows of tables that only a dialect has. Those about a thing go with it, as remainders do."""
+
+    async def add(self, row: Row) -> Row:
+        """Insert; gives the key. :raise Exists: the name is taken in that table. :raise NotFound: the project."""
+
+    async def of(self, dialect: str, kinds: Collection[str]) -> Sequence[Row]:
+        """Those of some tables, oldest first."""
+
+    async def get(self, dialect: str, key: int) -> Row:
+        """:raise NotFound:"""
+
+    async def ensure(self, wanted: Sequence[Row]) -> None:
+        """Insert those whose names are not there yet in their tables."""
+
+    async def save(self, row: Row) -> None:
+        """Write name, subject and data of the row with that key. :raise Exists: :raise NotFound:"""
+
+    async def remove(self, key: int) -> None:
+        """:raise NotFound:"""
+
+
 class Unit(Protocol):
     """One transaction."""
 
@@ -451,6 +473,7 @@ class Unit(Protocol):
     identities: Identities
     receipts: Receipts
     foreigners: Foreigners
+    rows: Rows
     audit: AuditLog
     pools: Pools
 

@@ -8,7 +8,7 @@ from sqlalchemy import and_, delete, insert, select
 
 from polyvisor.model.foreign import Foreign
 from polyvisor.model.ids import ProjectId
-from polyvisor.store.tables import aliases, remainders
+from polyvisor.store.tables import aliases, remainders, rows
 from polyvisor.store.work import Work, owned
 
 _a, _r = aliases.c, remainders.c
@@ -19,6 +19,7 @@ async def forget(work: Work, subject: str) -> None:
     """Nothing is kept with it any more; called by what forgets the thing itself."""
     await work.change(delete(aliases).where(_a.subject == subject))
     await work.change(delete(remainders).where(_r.subject == subject))
+    await work.change(delete(rows).where(rows.c.subject == subject))
 
 
 class SqlForeigners:

@@ -34,6 +34,7 @@ from polyvisor.store.patience import to_the_end
 from polyvisor.store.pools import SqlPools
 from polyvisor.store.receipts import SqlReceipts
 from polyvisor.store.refusals import in_our_words
+from polyvisor.store.rows import SqlRows
 from polyvisor.store.schedules import SqlSchedules
 from polyvisor.store.snapshots import SqlSnapshots
 from polyvisor.store.tables import meta
@@ -57,6 +58,7 @@ class SqlUnit:
         self.identities: port.Identities = SqlIdentities(work)
         self.receipts: port.Receipts = SqlReceipts(work)
         self.foreigners: port.Foreigners = SqlForeigners(work)
+        self.rows: port.Rows = SqlRows(work)
         self.audit: port.AuditLog = SqlAudit(work)
         self.pools: port.Pools = SqlPools(work)
 

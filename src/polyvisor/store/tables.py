@@ -418,3 +418,20 @@ remainders = Table(
     Column("data", Text, nullable=False),
     PrimaryKeyConstraint("subject", "dialect"),
 )
+
+# What only a dialect has. `subject` is no foreign key, as above. A key is never given twice, hence AUTOINCREMENT.
+rows = Table(
+    "rows",
+    metadata,
+    Column("key", Serial, primary_key=True, autoincrement=True),
+    Column("dialect", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("project", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    UniqueConstraint("dialect", "kind", "name", name="uq_rows_name"),
+    Index("ix_rows_subject", "subject"),
+    Index("ix_rows_project", "project"),
+    sqlite_autoincrement=True,
+)

@@ -45,10 +45,12 @@ class HostNics:
         """Those that it has, in order. :raise Unavailable: one is not configured any more."""
         bridges = {nic.name: nic.bridge for nic in self.known}
         found = []
+        macs = blueprint.spec.macs[1 if blueprint.spec.network else 0 :]
         for index, name in enumerate(blueprint.spec.bridged):
             if name not in bridges:
                 raise Unavailable(f"nics: {name} is not configured on this host", field="nics", subject=name)
-            found.append(BridgedNic(bridges[name], bridged_mac(blueprint.id, index)))
+            own = macs[index] if index < len(macs) else ""
+            found.append(BridgedNic(bridges[name], own or bridged_mac(blueprint.id, index)))
         return tuple(found)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Awaitable, Callable
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from pathlib import Path
@@ -82,17 +84,30 @@ def _users(wanted: CloudInit) -> dict[str, object]:
     return {"users": [user]}
 
 
-async def write_seed(target: Path, blueprint: Blueprint, agent: Path) -> None:
-    """Make the ISO at `target`; an existing one is kept, so a repeat changes nothing."""
-    if target.exists():
+async def write_seed(target: Path, blueprint: Blueprint, find_agent: Callable[[], Awaitable[Path]]) -> None:
+    """Make the ISO at `target`, of an instance that has one; one that says the same is kept."""
+    if not blueprint.spec.seeded:
+        return
+    agent = await find_agent()
+    texts = {
+        "meta-data": meta_data(blueprint),
+        "user-data": blueprint.spec.cloud_init.user_data or "#cloud-config\n{}",
+        "vendor-data": vendor_data(blueprint),
+        "agent.service": _UNIT,
+        **dict(blueprint.spec.cloud_init.files),
+    }
+    mark = target.with_suffix(".sum")
+    said = (texts["meta-data"], blueprint.spec.cloud_init, _AGENT_SETUP, _UNIT, agent.stat().st_mtime_ns)
+    sum = hashlib.sha256(repr(said).encode()).hexdigest()
+    if target.exists() and mark.exists() and mark.read_text() == sum:
         return
     with tempfile.TemporaryDirectory(prefix="seed-", dir=target.parent) as name:
         folder = Path(name)
-        (folder / "meta-data").write_text(meta_data(blueprint))
-        (folder / "user-data").write_text(blueprint.spec.cloud_init.user_data or "#cloud-config\n{}")
-        (folder / "vendor-data").write_text(vendor_data(blueprint))
-        (folder / "agent.service").write_text(_UNIT)
+        for file, text in texts.items():
+            (folder / file).write_text(text)
         shutil.copyfile(agent, folder / "agent")
         part = target.with_suffix(".part")
         await run(["xorrisofs", "-quiet", "-V", "cidata", "-J", "-R", "-o", str(part), str(folder)], timeout=30)
+        mark.unlink(missing_ok=True)
         part.rename(target)
+        mark.write_text(sum)
