@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from polyvisor.access.grants import require
+from polyvisor.access.grants import permit, require
 from polyvisor.access.quotas import admit_more, admit_to_pool
 from polyvisor.engine.pools import PoolsEngine
 from polyvisor.model.event import Event
-from polyvisor.model.faults import Invalid
+from polyvisor.model.faults import Busy, Invalid
 from polyvisor.model.foreign import Foreign
 from polyvisor.model.host import Disk
 from polyvisor.model.identity import Quotas
-from polyvisor.model.ids import VolumeId, check_name, mint
+from polyvisor.model.ids import InstanceId, VolumeId, check_name, mint
 from polyvisor.model.principal import Action, Principal
 from polyvisor.model.spec import MAX_DISK
 from polyvisor.model.units import Bytes
@@ -45,25 +45,44 @@ class Maker:
         foreign: Foreign | None = None,
     ) -> Volume:
         """All or nothing. `make` makes the file. :raise Exists, OverQuota: and what `make` does."""
+
+        async def one(disks: Sequence[Disk]) -> None:
+            await make(disks[0])
+
+        return (await self.make_all([volume], one, receipt, [foreign]))[0]
+
+    async def make_all(
+        self,
+        volumes: Sequence[Volume],
+        make: Callable[[Sequence[Disk]], Awaitable[None]],
+        receipt: tuple[str, str] | None = None,
+        foreign: Sequence[Foreign | None] = (),
+    ) -> Sequence[Volume]:
+        """All of them, or none. `make` makes the files. :raise Exists, OverQuota: and what `make` does."""
         async with self._store.write() as unit:
-            await admit_more(unit, volume.project, Quotas(disk=volume.size))
-            await admit_to_pool(unit, volume, volume.size)
-            await unit.volumes.add(volume)
-            if foreign is not None:
-                await unit.foreigners.put(volume.project, volume.id, foreign)
+            for volume in volumes:
+                await admit_more(unit, volume.project, Quotas(disk=volume.size))
+                await admit_to_pool(unit, volume, volume.size)
+                await unit.volumes.add(volume)
+            for volume, kept in zip(volumes, foreign, strict=False):
+                if kept is not None:
+                    await unit.foreigners.put(volume.project, volume.id, kept)
         try:
-            await make(volume_disk(volume))
+            await make([volume_disk(volume) for volume in volumes])
         except BaseException:
-            await self._host.remove_volume(volume.id, volume.pool)
+            for volume in volumes:
+                await self._host.remove_volume(volume.id, volume.pool)
             async with self._store.write() as unit:
-                await unit.volumes.forget(volume.id)
+                for volume in volumes:
+                    await unit.volumes.forget(volume.id)
             raise
         async with self._store.write() as unit:
-            await unit.volumes.save(volume.id, VolumeState.READY, volume.size)
-            await unit.events.append(volume_event("volume.created", volume, self._clock()))
-            if receipt:
-                await unit.receipts.add(volume.project, *receipt, volume.id, self._clock())
-            return await unit.volumes.get(volume.id)
+            for volume in volumes:
+                await unit.volumes.save(volume.id, VolumeState.READY, volume.size)
+                await unit.events.append(volume_event("volume.created", volume, self._clock()))
+                if receipt:
+                    await unit.receipts.add(volume.project, *receipt, volume.id, self._clock())
+            return [await unit.volumes.get(volume.id) for volume in volumes]
 
 
 class MediaEngine:
@@ -84,6 +103,29 @@ class MediaEngine:
         require(principal, Action.VOLUME_CREATE)
         draft = self._medium(principal, name, size, kind, pool)
         return await self._maker.make(draft, self._host.create_blank, foreign=foreign)
+
+    async def copy(self, principal: Principal, sources: Sequence[Volume]) -> Sequence[Volume]:
+        """Volumes of the caller's project with what these hold now, all of the same moment where one running instance
+        has them. Their ids are their names. All of them, or none.
+
+        :raise NotFound: the caller may not use one. :raise Busy: one is not there yet, or more than one holds it.
+        :raise OverQuota, NoCapacity:
+        """
+        require(principal, Action.VOLUME_CREATE)
+        for volume in sources:
+            permit(principal, Action.VOLUME_USE, volume.project, volume.id)
+            if volume.state is not VolumeState.READY or (len(volume.attached) > 1 and not volume.read_only):
+                raise Busy(f"volume {volume.name} is in use", field="volume", subject=volume.id)
+        drafts = [replace(self._maker.draft(principal, "", one.size), kind=one.kind, pool=one.pool) for one in sources]
+        by_holder: dict[InstanceId | None, list[int]] = {}
+        for index, volume in enumerate(sources):
+            by_holder.setdefault(next(iter(volume.attached), None), []).append(index)
+
+        async def copy(disks: Sequence[Disk]) -> None:
+            for holder, places in by_holder.items():
+                await self._host.copy_volumes([(volume_disk(sources[i]), disks[i]) for i in places], holder)
+
+        return await self._maker.make_all(drafts, copy)
 
     async def upload(  # noqa: PLR0913 - what a medium is
         self, principal: Principal, name: str, chunks: AsyncIterator[bytes], length: int, *, kind: str,

@@ -39,6 +39,14 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return facts
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """A file that only we may read, in the place of what was there."""
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+
+
 def sync(path: Path) -> None:
     """The bytes of that file, or the names in that directory, outlast a loss of power."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -18,6 +18,8 @@ from typing import Protocol
 from polyvisor.host import runs, taken
 from polyvisor.host.boot import guest_config
 from polyvisor.host.console import follow_file
+from polyvisor.host.copies import Copies
+from polyvisor.host.durable import write_private
 from polyvisor.host.entrance import LocalEntrance
 from polyvisor.host.greeting import Greeting
 from polyvisor.host.guest.journal import follow_journal
@@ -93,12 +95,13 @@ class LocalHost:
         self._network = network
         self._boot = boot
         self._boot_id = boot_id or runs.boot_id()
-        self._memory = _memory() if memory is None else memory
+        self._memory = taken.physical_memory() if memory is None else memory
         self._vms: dict[InstanceId, LiveVm] = {}
         self._deaf: dict[InstanceId, RunRecord] = {}  # processes that are there and could not be taken over yet
         self._mounts: dict[InstanceId, dict[str, Disk]] = {}
         self._memory_files = MemoryFiles(paths, hypervisor, self._boot_id)
         self._snapshots = Snapshots(paths, storage, self._memory_files, self._vms)
+        self._copies = Copies(storage, self._vms)
         self._greeting = Greeting(self._memory_files, network, self._vms, self._mounts)
         self._watcher = Watcher()
         self._entrance = LocalEntrance(paths, network, self._vms, self._memory_files, self._watcher)
@@ -310,11 +313,12 @@ class LocalHost:
     async def _begin(
         self, blueprint: Blueprint, memory: Memory | None, start: Callable[[Machine], Awaitable[LiveVm]]
     ) -> RunRecord:
-        for _ in range(_LAUNCHES - 1):
-            with contextlib.suppress(Busy):  # somebody was quicker at a port, or the last run's is not given back yet
-                return await self._start(blueprint, memory, start)
-            await asyncio.sleep(_LAUNCH_PAUSE)
-        return await self._start(blueprint, memory, start)
+        async with self._copies.starting(blueprint.disks):
+            for _ in range(_LAUNCHES - 1):
+                with contextlib.suppress(Busy):  # somebody was quicker at a port, or it is not given back yet
+                    return await self._start(blueprint, memory, start)
+                await asyncio.sleep(_LAUNCH_PAUSE)
+            return await self._start(blueprint, memory, start)
 
     async def _start(
         self, blueprint: Blueprint, memory: Memory | None, start: Callable[[Machine], Awaitable[LiveVm]]
@@ -322,7 +326,7 @@ class LocalHost:
         machine = replace(await self._machine(blueprint), memory=memory)
         pending = runs.pending(machine, self._paths.instance(blueprint.id) / JOURNAL)
         runs.save(machine.directory, pending)
-        await asyncio.to_thread(_write_private, machine.directory / CONFIG, machine.config)
+        await asyncio.to_thread(write_private, machine.directory / CONFIG, machine.config)
         try:
             vm = await start(machine)
         except FileNotFoundError as error:  # layers were joined since we asked which there are
@@ -500,6 +504,10 @@ class LocalHost:
         """See Host."""
         await self._storage.create_blank(disk)
 
+    async def copy_volumes(self, pairs: Sequence[tuple[Disk, Disk]], holder: InstanceId | None) -> None:
+        """See Host."""
+        await self._copies.copy(pairs, holder)
+
     async def receive_volume(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
         """See Host."""
         await self._storage.receive_volume(disk, chunks, length)
@@ -586,14 +594,3 @@ class LocalHost:
         await self._memory_files.close()
         if idle:
             await self._network.stop()
-
-
-def _memory() -> Bytes:
-    return Bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    path.unlink(missing_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)

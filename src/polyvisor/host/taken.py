@@ -52,3 +52,8 @@ def traffic(text: str) -> tuple[int, int]:
         if colon and name.strip() != "lo" and len(fields) >= 9 and fields[0].isdigit() and fields[8].isdigit():
             received, sent = received + int(fields[0]), sent + int(fields[8])
     return received, sent
+
+
+def physical_memory() -> Bytes:
+    """What this machine has of it."""
+    return Bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -138,6 +138,13 @@ class Host(Protocol):
     async def create_blank(self, disk: Disk) -> None:
         """A volume of zeros. Undone by `remove_volume`. :raise NoCapacity, Unavailable: its pool is not there."""
 
+    async def copy_volumes(self, pairs: Sequence[tuple[Disk, Disk]], holder: InstanceId | None) -> None:
+        """What the first volume of each pair holds now is in the second, a new file of that size: all of one moment.
+
+        `holder` is the instance that has them attached, which runs on; one that is off starts when it is done. Undone
+        by `remove_volume`. :raise NoCapacity: the disk is full. :raise Unavailable: a pool is not there.
+        """
+
     async def receive_volume(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
         """A volume of exactly `length` bytes that come from somebody; all or nothing. Undone by `remove_volume`.
 

@@ -6,7 +6,7 @@ driver's own, with `TimedOut` or `Unavailable` when the machine does not answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -203,6 +203,13 @@ class LiveVm(Protocol):
         only what takes time is done, so that the switch itself, the next call, takes none.
 
         :raise NoCapacity: it has been switched too often since it was started.
+        """
+
+    async def backup(self, pairs: Sequence[tuple[DiskFile, DiskFile]]) -> None:
+        """What the first disk of each pair, which is plugged in, holds now is written into the second, a file of zeros
+        of that size; all of the same moment. Returns when it is there; the guest runs on.
+
+        :raise Internal: it could not be; what is in the files then is of no use.
         """
 
     async def guest(self) -> Guest:

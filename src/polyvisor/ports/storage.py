@@ -83,6 +83,12 @@ class Storage(Protocol):
     async def create_blank(self, disk: Disk) -> None:
         """A volume of zeros. :raise NoCapacity: :raise Unavailable: its pool is not there."""
 
+    async def copy_volume(self, source: Disk, target: Disk) -> None:
+        """A volume with what is in another one's file, which nobody writes to meanwhile. All or nothing.
+
+        :raise NoCapacity: the disk is full. :raise Unavailable: its pool is not there.
+        """
+
     async def receive_volume(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
         """A volume of exactly `length` bytes that come from somebody, filled up to a whole sector with zeros. All or
         nothing: what was cut off leaves no file.

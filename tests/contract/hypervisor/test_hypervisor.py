@@ -11,7 +11,7 @@ from contract.hypervisor.conftest import Bench
 from polyvisor.host.boot import guest_config
 from polyvisor.host.guest.journal import follow_journal
 from polyvisor.host.paths import CONSOLE, JOURNAL
-from polyvisor.model.faults import Busy, Invalid, Unavailable
+from polyvisor.model.faults import Busy, Internal, Invalid, Unavailable
 from polyvisor.model.guest import Exec, Exit, Identity, Output
 from polyvisor.model.host import Sight
 from polyvisor.model.ids import machine_uuid
@@ -174,6 +174,30 @@ async def test_a_disk_is_attached_and_detached_and_both_may_be_repeated(bench: B
     await vm.attach(one)
     await vm.detach("no-such-disk")
     assert await vm.status() is Sight.RUNNING
+
+
+async def test_what_plugged_disks_hold_is_copied_while_it_runs_and_nothing_of_it_is_left(
+    bench: Bench, vm: LiveVm
+) -> None:
+    await ready(vm)
+    disks = [bench.disk() for _ in range(2)]
+    for number, disk in enumerate(disks):
+        disk.path.write_bytes(bytes([number + 1]) * 300_000 + bytes((1 << 20) - 300_000))
+        await vm.attach(disk)
+    for _ in range(2):
+        copies = [bench.disk() for _ in disks]
+        for copy in copies:
+            copy.path.write_bytes(bytes(1 << 20))
+        await vm.backup(list(zip(disks, copies, strict=True)))
+        assert [copy.path.read_bytes() for copy in copies] == [disk.path.read_bytes() for disk in disks]
+    missing = bench.disk()
+    missing.path.unlink()
+    with pytest.raises((Internal, OSError)):
+        await vm.backup([(disks[0], copies[0]), (missing, missing)])
+    await vm.backup([(disks[0], copies[0])])
+    assert await vm.status() is Sight.RUNNING
+    for disk in disks:
+        await vm.detach(disk.serial)
 
 
 @pytest.mark.parametrize("state", [Sight.RUNNING, Sight.PAUSED, Sight.ENDED])

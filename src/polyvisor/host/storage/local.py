@@ -151,6 +151,10 @@ class FileStorage:
         """See Storage."""
         await self._media.blank(disk)
 
+    async def copy_volume(self, source: Disk, target: Disk) -> None:
+        """See Storage."""
+        await self._media.copy(source, target)
+
     async def receive_volume(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
         """See Storage."""
         await self._media.receive(disk, chunks, length)

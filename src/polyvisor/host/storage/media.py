@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from polyvisor.host.durable import full, sync
 from polyvisor.host.paths import Paths
+from polyvisor.host.sparse import copy_sparse
 from polyvisor.host.storage.files import firmly, sparse
 from polyvisor.model.faults import Invalid, NoCapacity
 from polyvisor.model.host import Disk
@@ -82,11 +86,36 @@ class Media:
             self._promised[disk.pool] -= left
             part.unlink(missing_ok=True)
 
+    async def copy(self, source: Disk, target: Disk) -> None:
+        """What is in another one's file, holes as holes. :raise NoCapacity: it does not fit."""
+        old, path = (self._paths.volume(disk.volume, disk.pool) for disk in (source, target))
+        part = path.with_suffix(".part")
+        stopped = threading.Event()
+        try:
+            self._need_room(target.pool, old.stat().st_blocks * 512)
+            with _set_at_the_end(stopped):
+                await asyncio.to_thread(copy_sparse, old, part, stopped)
+            part.rename(path)
+            await firmly(sync, path.parent)
+        except OSError as error:
+            raise full(error) from error
+        finally:
+            part.unlink(missing_ok=True)
+
     def _need_room(self, pool: str, more: int) -> None:
         """:raise NoCapacity:"""
         reserve = _RESERVE_ELSEWHERE if pool else RESERVE
         if _room(self._paths.pool(pool))[0] - self._promised[pool] - more < (reserve if more else 0):
             raise NoCapacity("body: the pool has no room for it", field="body")
+
+
+@contextlib.contextmanager
+def _set_at_the_end(stopped: threading.Event) -> Iterator[None]:
+    """A thread that nobody waits for any more must not go on copying."""
+    try:
+        yield
+    finally:
+        stopped.set()
 
 
 def _room(folder: Path) -> tuple[Bytes, Bytes]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
@@ -220,6 +221,12 @@ class FakeVm:
         if ahead:
             return
         self._write(self._state(), self.disks(), written=self.written() | {disk.serial: disk.generation})
+
+    async def backup(self, pairs: Sequence[tuple[DiskFile, DiskFile]]) -> None:
+        """See LiveVm."""
+        await self._heard("backup")
+        for source, target in pairs:
+            shutil.copyfile(source.path, target.path)
 
     async def guest(self) -> FakeGuest:
         """See LiveVm."""

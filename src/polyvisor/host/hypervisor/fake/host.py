@@ -137,6 +137,10 @@ class FakeStorage:
         """See Storage. As a real one makes it: it takes no room."""
         await self._media.blank(disk)
 
+    async def copy_volume(self, source: Disk, target: Disk) -> None:
+        """See Storage."""
+        await self._media.copy(source, target)
+
     async def receive_volume(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
         """See Storage. As a real one takes it."""
         await self._media.receive(disk, chunks, length)

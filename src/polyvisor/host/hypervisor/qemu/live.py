@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from polyvisor.host.hypervisor.qemu.argv import (
     plug_of,
     port_of,
 )
+from polyvisor.host.hypervisor.qemu.backup import backup
 from polyvisor.host.hypervisor.qemu.chain import LONGER, renew
 from polyvisor.host.hypervisor.qemu.keyboard import Keyboard
 from polyvisor.host.hypervisor.qemu.qmp import COMMAND_LIMIT, Qmp
@@ -327,6 +328,10 @@ class QemuVm:
             except Internal:
                 await self._forget_node(node, fdset)
                 raise
+
+    async def backup(self, pairs: Sequence[tuple[DiskFile, DiskFile]]) -> None:
+        """See LiveVm."""
+        await backup(self._ask, self._give, pairs)
 
     async def _open(self, disk: DiskFile, fdset: int) -> None:
         """The overlay, beside what the machine writes to."""

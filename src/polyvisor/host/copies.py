@@ -1,0 +1,60 @@
+"""Volumes copied: out of a running machine while it runs, or file by file while nobody can start with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from polyvisor.model.host import Disk, Sight
+from polyvisor.model.ids import InstanceId
+from polyvisor.ports.hypervisor import LiveVm
+from polyvisor.ports.storage import Storage
+
+
+class Copies:
+    """Of one host."""
+
+    def __init__(self, storage: Storage, vms: Mapping[InstanceId, LiveVm]) -> None:
+        self._storage = storage
+        self._vms = vms
+        self._busy: Counter[str] = Counter()  # volumes that are being copied
+        self._starting: Counter[str] = Counter()  # those of machines that are being started
+        self._change = asyncio.Condition()
+
+    async def copy(self, pairs: Sequence[tuple[Disk, Disk]], holder: InstanceId | None) -> None:
+        """See Host."""
+        sources = Counter(source.volume for source, _ in pairs)
+        async with self._change:
+            await self._change.wait_for(lambda: not sources.keys() & self._starting.keys())
+            self._busy += sources
+        try:
+            vm = self._vms.get(holder) if holder else None
+            if vm is not None and await vm.status() in (Sight.RUNNING, Sight.PAUSED):
+                for _, target in pairs:
+                    await self._storage.create_blank(target)
+                files = [(self._storage.volume(source), self._storage.volume(target)) for source, target in pairs]
+                await vm.backup(files)
+            else:
+                for source, target in pairs:
+                    await self._storage.copy_volume(source, target)
+        finally:
+            await self._less(self._busy, sources)
+
+    @asynccontextmanager
+    async def starting(self, disks: Iterable[Disk]) -> AsyncIterator[None]:
+        """A machine with these disks is started: not before they are copied, and none of them is copied meanwhile."""
+        wanted = Counter(disk.volume for disk in disks if not disk.read_only)
+        async with self._change:
+            await self._change.wait_for(lambda: not wanted.keys() & self._busy.keys())
+            self._starting += wanted
+        try:
+            yield
+        finally:
+            await self._less(self._starting, wanted)
+
+    async def _less(self, held: Counter[str], gone: Counter[str]) -> None:
+        held -= gone
+        async with self._change:
+            self._change.notify_all()
