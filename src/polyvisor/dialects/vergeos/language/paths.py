@@ -1,0 +1,152 @@
+"""Paths through the rows of a catalog as functions of a source object (vergeos.md §1.6).
+
+All is made out once for a query: which columns, which other rows, which views. What it takes a row to answer is a
+dictionary's look-up for each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from polyvisor.dialects.vergeos.language.columns import Column, Kind
+from polyvisor.dialects.vergeos.language.errors import invalid
+from polyvisor.dialects.vergeos.language.rows import Rows, split
+from polyvisor.dialects.vergeos.language.tables import Table
+
+Getter = Callable[[Any], object]
+End = Callable[[Table], Getter | None]
+"""What is wanted of the rows that a path has led to; None where their table knows nothing of it."""
+
+_DEEPEST_DISPLAY = 8
+
+
+class _Missing:
+    """What is not there, not even as null."""
+
+
+MISSING = _Missing()
+
+
+def reach(rows: Rows, table: Table, path: tuple[str, ...], end: End) -> Getter | None:
+    """What `end` gets of the row that `path` leads to, or a list of it where that goes through a collection.
+
+    Null where a step is null, MISSING where a reference leads nowhere, None where no such step is known.
+    """
+    if not path:
+        return end(table)
+    name, rest = path[0], path[1:]
+    column = table.column(name)
+    if column is not None and column.kind is Kind.REF:
+        return _through_reference(rows, column, rest, end)
+    if column is not None and column.kind is Kind.FK:
+        target = rows.catalog.get(column.targets[0]) if column.targets else None
+        inner = reach(rows, target, rest, end) if target else None
+        return _through_key(column.get, rows.by_key(target.name), inner) if target and inner else None
+    key = table.columns[0].get
+    single, children = table.singles.get(name), table.children.get(name)
+    belonging = single or children
+    if belonging is None or belonging.table not in rows.catalog:
+        return None
+    inner = reach(rows, rows.catalog[belonging.table], rest, end)
+    if inner is None:
+        return None
+    owned = rows.by_owner(table.name, belonging)
+    return (
+        _through_key(key, {of: some[0] for of, some in owned.items()}, inner)
+        if single
+        else _each(rows, key, owned, inner)
+    )
+
+
+def _through_key(get: Getter, by_key: Any, inner: Getter) -> Getter:
+    find = by_key.get
+
+    def through(source: Any) -> object:
+        found = find(get(source))
+        return None if found is None else inner(found)
+
+    return through
+
+
+def _each(rows: Rows, key: Getter, owned: Any, inner: Getter) -> Getter:
+    find = owned.get
+
+    def each(source: Any) -> object:
+        found = find(key(source), ())
+        rows.spend(len(found))
+        values = [inner(one) for one in found]
+        return [value for value in values if value is not MISSING]
+
+    return each
+
+
+def _through_reference(rows: Rows, column: Column, rest: tuple[str, ...], end: End) -> Getter | None:
+    ways: dict[str, tuple[Any, Getter]] = {}
+    for name in column.targets:
+        target = rows.catalog.get(name)
+        inner = reach(rows, target, rest, end) if target else None
+        if inner is not None:
+            ways[name] = rows.by_key(name), inner
+    get = column.get
+
+    def through(source: Any) -> object:
+        name, key = split(get(source))
+        if name not in ways:
+            return MISSING
+        by_key, inner = ways[name]
+        found = by_key.get(key)
+        return MISSING if found is None else inner(found)
+
+    return through if ways else None
+
+
+def value_at(rows: Rows, table: Table, path: tuple[str, ...], *, written: bool = False) -> Getter | None:
+    """The value that a path of names leads to. `written`: as answers have it, not as it is compared."""
+    return reach(rows, table, path[:-1], lambda last: leaf(rows, last, path[-1], written=written))
+
+
+def leaf(rows: Rows, table: Table, name: str, *, written: bool) -> Getter | None:
+    """A value of a row itself: a column, its `$key`, `$display` or `$row`, the keys of those that belong to it."""
+    column = table.column(name)
+    if name == "$key":
+        return table.columns[0].get
+    if column is not None:
+        return _as_text(column.get) if written and column.arg else column.get
+    if name == "$display":
+        return displayed(rows, table, 0)
+    if name == "$row":
+        return _row_number(table.columns[0].get)
+    if name in table.singles or name in table.children:
+        return reach(rows, table, (name,), lambda last: last.columns[0].get)
+    return None
+
+
+def displayed(rows: Rows, table: Table, depth: int) -> Getter | None:
+    """What a row is called: the value that its table's `display` leads to, or else its key."""
+    if depth > _DEEPEST_DISPLAY:
+        raise invalid()
+    *way, name = table.display.split("#")
+    if name == "$display":
+        return reach(rows, table, tuple(way), lambda last: displayed(rows, last, depth + 1))
+    known = reach(rows, table, tuple(way), lambda last: leaf(rows, last, name, written=True))
+    key = table.columns[0].get
+    return known or (lambda source: str(key(source)))
+
+
+def _as_text(get: Getter) -> Getter:
+    """Numbers as texts: clients are not of one mind about what these columns are (vergeos.md §2.1)."""
+
+    def written(source: Any) -> object:
+        value = get(source)
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    return written
+
+
+def _row_number(key: Getter) -> Getter:
+    def number(source: Any) -> object:
+        value = key(source)
+        return value if isinstance(value, int) else 1
+
+    return number
