@@ -131,12 +131,7 @@ def _condition(rows: Rows, table: Table, asked: Condition, now: int) -> _Keeps:
     if get is None:
         raise invalid()
     test = test_of(asked.operator, asked.literal, now)
-
-    def keeps(source: Any) -> bool:
-        value = get(source)
-        return test(None if value is MISSING else value)
-
-    return keeps
+    return lambda source: test(get(source))
 
 
 def _compared(rows: Rows, table: Table, path: tuple[str, ...], ordered: bool) -> Getter | None:
@@ -148,7 +143,16 @@ def _compared(rows: Rows, table: Table, path: tuple[str, ...], ordered: bool) ->
             return lambda source: as_number(column.get(source))
         return leaf(rows, last, path[-1], written=False)
 
-    return reach(rows, table, path[:-1], end)
+    get = reach(rows, table, path[:-1], end)
+    return _null_where_missing(get) if get and len(path) > 1 else get
+
+
+def _null_where_missing(get: Getter) -> Getter:
+    def present(source: Any) -> object:
+        value = get(source)
+        return None if value is MISSING else value
+
+    return present
 
 
 def _sorting(rows: Rows, table: Table, orders: tuple[Order, ...]) -> list[tuple[Getter, bool]]:

@@ -10,6 +10,7 @@ from polyvisor.dialects.vergeos.language.errors import Refusal
 from polyvisor.dialects.vergeos.language.tables import Children, Table
 
 MOST_WORK = 5_000_000
+"""Values in one answer; long texts and JSON count for more than one."""
 
 
 class Rows:
@@ -21,6 +22,7 @@ class Rows:
         self._sources = sources
         self._keyed: dict[str, dict[object, Any]] = {}
         self._owned: dict[tuple[str, Children], dict[object, list[Any]]] = {}
+        self._single: dict[tuple[str, Children], dict[object, Any]] = {}
         self._work = MOST_WORK
 
     def all(self, table: str) -> Sequence[Any]:
@@ -43,6 +45,14 @@ class Rows:
             found = self._owned[owner, children] = {}
             for value, source in self._pointing(owner, children):
                 found.setdefault(value, []).append(source)
+        return found
+
+    def by_only_owner(self, owner: str, children: Children) -> Mapping[object, Any]:
+        """As `by_owner`, where each row has one; the first counts."""
+        found = self._single.get((owner, children))
+        if found is None:
+            owned = self.by_owner(owner, children)
+            found = self._single[owner, children] = {of: some[0] for of, some in owned.items()}
         return found
 
     def _pointing(self, owner: str, children: Children) -> list[tuple[object, Any]]:

@@ -9,7 +9,7 @@ from polyvisor.dialects.vergeos.language.errors import invalid
 
 _LONGEST = 1024
 _MOST = 8
-_PATH = re.compile(r"[A-Za-z0-9_$]+(#[A-Za-z0-9_$]+){0,15}")
+_PATH = re.compile(r"[A-Za-z0-9_$]+(#[A-Za-z0-9_$]+){0,7}")
 
 
 @dataclass(frozen=True, slots=True)
