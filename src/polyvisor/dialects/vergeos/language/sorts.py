@@ -30,7 +30,7 @@ def parse_sort(text: str) -> tuple[Order, ...]:
         if word in ("", "+", "-"):
             continue
         descending = word[0] == "-"
-        path = word.lstrip("+-") if word[0] in "+-" else word
+        path = word[1:] if word[0] in "+-" else word
         if not _PATH.fullmatch(path):
             raise invalid()
         orders.append(Order(tuple(path.split("#")), descending))
