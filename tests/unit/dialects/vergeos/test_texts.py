@@ -251,7 +251,8 @@ def test_a_tier_is_a_text_that_has_the_order_of_numbers() -> None:
     "filter",
     [
         "name like 'a'", "name in ('a')", "name contains 'a'", "name sw 'a'", "name matches 'a'", "name regex 'a'",
-        "contains(name,'a')", "name eq", "name", "name eq a", 'name eq "a"', "name eq 'a", "name eq 'a\\", "name eq 'a{b'",
+        "contains(name,'a')", "name eq", "name", "name eq a", 'name eq "a"',
+        "name eq 'a", "name eq 'a\\", "name eq 'a{b'",
         "name eq 'a{b' or name eq 'c}'", "name eq 'o''brien'", "(name eq 'a'", "name eq 'a')", "()", "name eq 'a' and",
         "and name eq 'a'", "name eq 'a' xor name eq 'b'", "name eq {b}", "name eq {$now", "name eq 1e5", "name eq é",
         "nonsense eq 1", "machine#nonsense eq 1", "name#x eq 1", "name EQ 'a'", "name eq 'a' name eq 'b'",

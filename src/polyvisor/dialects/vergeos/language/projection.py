@@ -16,6 +16,7 @@ from polyvisor.dialects.vergeos.language.tables import Table
 
 Row = Callable[[Any], dict[str, object]]
 _DEEPEST = 16
+_HOP = 3  # values, that a step from row to row costs as much as
 _VIEWS = {"all": "all", "*": "all", "most": "most", "basic": "most", "summary": "summary"}
 _view = lru_cache(maxsize=256)(parse_fields)
 
@@ -27,8 +28,8 @@ def row_of(rows: Rows, table: Table, items: tuple[Item, ...], depth: int = 0) ->
     """
     found = _getters(rows, table, items, depth)
     pairs = tuple((key, getter) for key, getter in found if getter is not None)
-    width = len(pairs)
-    rows.spend(STEP * width)
+    width = len(pairs) + _HOP * sum(len(item.path) - 1 for item in items if item.path)
+    rows.spend(STEP * len(pairs))
 
     def row(source: Any) -> dict[str, object]:
         rows.spend(width)

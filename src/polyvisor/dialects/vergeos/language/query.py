@@ -21,6 +21,7 @@ from polyvisor.dialects.vergeos.language.tables import Table
 
 _COUNT = re.compile(r"[0-9]{1,18}")
 _ORDERED = frozenset(("gt", "ge", "lt", "le"))
+_CONDITION = 2  # values, that one costs as much as
 _Keeps = Callable[[Any], bool]
 
 
@@ -70,7 +71,7 @@ def run(
     keeps = _keeping(rows, what, query.filter, now)
     found = rows.all(table)
     if query.filter.terms:
-        rows.spend(len(found) * query.filter.size)
+        rows.spend(_CONDITION * len(found) * query.filter.size)
         found = [source for source in found if keeps(source)]
     if query.fields == ():
         return [{"$count": len(found)}]

@@ -9,8 +9,8 @@ from polyvisor.dialects.vergeos.language.columns import Kind
 from polyvisor.dialects.vergeos.language.errors import Refusal
 from polyvisor.dialects.vergeos.language.tables import Children, Table
 
-MOST_WORK = 5_000_000
-"""Values in one answer; long texts and JSON count for more than one."""
+MOST_WORK = 3_000_000
+"""Values in one answer; long texts, JSON, steps of paths and conditions count for more than one."""
 
 
 class Rows:
