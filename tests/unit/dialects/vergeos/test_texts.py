@@ -241,6 +241,12 @@ def test_a_reference_and_a_joined_column_are_compared() -> None:
     assert ask("tag_members", filter="member#name eq null", fields="$key") == [{"$key": 2}, {"$key": 3}]
 
 
+def test_a_table_that_only_the_answer_reads_is_found_after_the_filter_was_asked() -> None:
+    sources = stock() | {"vms": [vm(1, "a", owner="groups/1")]}
+    query = parse_query({"filter": "owner#ram eq null", "fields": "owner#name"})
+    assert run(CATALOG, "vms", query, sources, NOW) == [{"owner#name": "admins"}]
+
+
 def test_a_tier_is_a_text_that_has_the_order_of_numbers() -> None:
     assert ask("machine_drives", filter="preferred_tier gt 2", fields="preferred_tier") == [{"preferred_tier": "10"}]
     assert ask("machine_drives", filter="preferred_tier eq 2", sort="-preferred_tier", fields="$key") == [{"$key": 7}]

@@ -11,7 +11,7 @@ from typing import Any
 
 from polyvisor.dialects.vergeos.language.columns import Column, Kind
 from polyvisor.dialects.vergeos.language.errors import invalid
-from polyvisor.dialects.vergeos.language.rows import Rows, split
+from polyvisor.dialects.vergeos.language.rows import Rows
 from polyvisor.dialects.vergeos.language.tables import Table
 
 Getter = Callable[[Any], object]
@@ -83,21 +83,18 @@ def _each(rows: Rows, key: Getter, owned: Any, inner: Getter) -> Getter:
 
 
 def _through_reference(rows: Rows, column: Column, rest: tuple[str, ...], end: End) -> Getter | None:
-    ways: dict[str, tuple[Any, Getter]] = {}
+    ways: dict[str, Getter] = {}
     for name in column.targets:
         target = rows.catalog.get(name)
         inner = reach(rows, target, rest, end) if target else None
         if inner is not None:
-            ways[name] = rows.by_key(name), inner
-    get = column.get
+            rows.by_key(name)
+            ways[name] = inner
+    get, referred = column.get, rows.referred
 
     def through(source: Any) -> object:
-        name, key = split(get(source))
-        if name not in ways:
-            return MISSING
-        by_key, inner = ways[name]
-        found = by_key.get(key)
-        return MISSING if found is None else inner(found)
+        name, found = referred(get(source))
+        return ways[name](found) if found is not None and name in ways else MISSING
 
     return through if ways else None
 
