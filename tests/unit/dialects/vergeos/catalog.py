@@ -120,12 +120,17 @@ CATALOG = {
 
 def vm(key: int, name: str, **more: object) -> Source:
     """A virtual machine as its table has it, on the machine of its own."""
-    return {
-        "$key": key, "name": name, "description": "", "enabled": True, "cpu_cores": 1, "ram": 1024,
-        "os_family": "linux", "guest_agent": False, "uefi": False, "secure_boot": False, "machine_type": "pc-q35-10.0", "created": 1000 + key,
-        "modified": 2000 + key, "is_snapshot": False, "machine": key + 12, "cluster": 1, "owner": None,
-        "cloudinit_datasource": "none", "expires": 0, "secret": "s", "advanced": {},
-    } | more  # fmt: skip
+    usual = {
+        "description": "",
+        "enabled": True,
+        "cpu_cores": 1,
+        "ram": 1024,
+        "os_family": "linux",
+        "guest_agent": False,
+    }
+    usual |= {"uefi": False, "secure_boot": False, "machine_type": "pc-q35-10.0", "is_snapshot": False, "cluster": 1}
+    usual |= {"owner": None, "cloudinit_datasource": "none", "expires": 0, "secret": "s", "advanced": {}}
+    return usual | {"$key": key, "name": name, "created": 1000, "modified": 2000, "machine": key + 12} | more
 
 
 def stock() -> dict[str, list[Source]]:

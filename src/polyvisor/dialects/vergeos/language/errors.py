@@ -11,7 +11,7 @@ class Refusal(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(status, text)
         self.status = status
-        self.text = text
+        self.text = text.encode(errors="replace").decode()  # what a client sent may be no text at all
 
 
 def invalid() -> Refusal:

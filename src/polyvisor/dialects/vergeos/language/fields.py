@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from polyvisor.dialects.vergeos.language.errors import invalid
 
 LONGEST = 32 * 1024
-MOST_ITEMS = 1000
+MOST_ITEMS = 500
 DEEPEST = 8
-LONGEST_PATH = 16
+LONGEST_PATH = 8
 FUNCTIONS = frozenset(
     (
         "collapse",

@@ -11,14 +11,17 @@ from typing import Any
 
 from polyvisor.dialects.vergeos.language.columns import Column, Kind
 from polyvisor.dialects.vergeos.language.errors import invalid
-from polyvisor.dialects.vergeos.language.rows import Rows, split
+from polyvisor.dialects.vergeos.language.rows import Rows
 from polyvisor.dialects.vergeos.language.tables import Table
 
 Getter = Callable[[Any], object]
 End = Callable[[Table], Getter | None]
 """What is wanted of the rows that a path has led to; None where their table knows nothing of it."""
 
+STEP = 20  # values, that finding out about one step of a path costs as much as
 _DEEPEST_DISPLAY = 8
+_CHARACTERS = 64  # of a text that cost as much as a value
+_JSON = 16
 
 
 class _Missing:
@@ -33,6 +36,7 @@ def reach(rows: Rows, table: Table, path: tuple[str, ...], end: End) -> Getter |
 
     Null where a step is null, MISSING where a reference leads nowhere, None where no such step is known.
     """
+    rows.spend(STEP)
     if not path:
         return end(table)
     name, rest = path[0], path[1:]
@@ -43,7 +47,6 @@ def reach(rows: Rows, table: Table, path: tuple[str, ...], end: End) -> Getter |
         target = rows.catalog.get(column.targets[0]) if column.targets else None
         inner = reach(rows, target, rest, end) if target else None
         return _through_key(column.get, rows.by_key(target.name), inner) if target and inner else None
-    key = table.columns[0].get
     single, children = table.singles.get(name), table.children.get(name)
     belonging = single or children
     if belonging is None or belonging.table not in rows.catalog:
@@ -51,12 +54,10 @@ def reach(rows: Rows, table: Table, path: tuple[str, ...], end: End) -> Getter |
     inner = reach(rows, rows.catalog[belonging.table], rest, end)
     if inner is None:
         return None
-    owned = rows.by_owner(table.name, belonging)
-    return (
-        _through_key(key, {of: some[0] for of, some in owned.items()}, inner)
-        if single
-        else _each(rows, key, owned, inner)
-    )
+    key = table.columns[0].get
+    if single is not None:
+        return _through_key(key, rows.by_only_owner(table.name, single), inner)
+    return _each(rows, key, rows.by_owner(table.name, belonging), inner)
 
 
 def _through_key(get: Getter, by_key: Any, inner: Getter) -> Getter:
@@ -82,28 +83,20 @@ def _each(rows: Rows, key: Getter, owned: Any, inner: Getter) -> Getter:
 
 
 def _through_reference(rows: Rows, column: Column, rest: tuple[str, ...], end: End) -> Getter | None:
-    ways: dict[str, tuple[Any, Getter]] = {}
+    ways: dict[str, Getter] = {}
     for name in column.targets:
         target = rows.catalog.get(name)
         inner = reach(rows, target, rest, end) if target else None
         if inner is not None:
-            ways[name] = rows.by_key(name), inner
-    get = column.get
+            rows.by_key(name)
+            ways[name] = inner
+    get, referred = column.get, rows.referred
 
     def through(source: Any) -> object:
-        name, key = split(get(source))
-        if name not in ways:
-            return MISSING
-        by_key, inner = ways[name]
-        found = by_key.get(key)
-        return MISSING if found is None else inner(found)
+        name, found = referred(get(source))
+        return ways[name](found) if found is not None and name in ways else MISSING
 
     return through if ways else None
-
-
-def value_at(rows: Rows, table: Table, path: tuple[str, ...], *, written: bool = False) -> Getter | None:
-    """The value that a path of names leads to. `written`: as answers have it, not as it is compared."""
-    return reach(rows, table, path[:-1], lambda last: leaf(rows, last, path[-1], written=written))
 
 
 def leaf(rows: Rows, table: Table, name: str, *, written: bool) -> Getter | None:
@@ -112,7 +105,7 @@ def leaf(rows: Rows, table: Table, name: str, *, written: bool) -> Getter | None
     if name == "$key":
         return table.columns[0].get
     if column is not None:
-        return _as_text(column.get) if written and column.arg else column.get
+        return _as_text(column.get) if written and column.arg else weighed(rows, column)
     if name == "$display":
         return displayed(rows, table, 0)
     if name == "$row":
@@ -120,6 +113,20 @@ def leaf(rows: Rows, table: Table, name: str, *, written: bool) -> Getter | None
     if name in table.singles or name in table.children:
         return reach(rows, table, (name,), lambda last: last.columns[0].get)
     return None
+
+
+def weighed(rows: Rows, column: Column) -> Getter:
+    """The value of a column, which counts by its length where that may be great."""
+    get = column.get
+    if column.kind not in (Kind.TEXT, Kind.JSON):
+        return get
+
+    def weigh(source: Any) -> object:
+        value = get(source)
+        rows.spend(len(value) // _CHARACTERS if isinstance(value, str) else _JSON)
+        return value
+
+    return weigh
 
 
 def displayed(rows: Rows, table: Table, depth: int) -> Getter | None:

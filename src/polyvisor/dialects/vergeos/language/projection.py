@@ -10,12 +10,13 @@ from polyvisor.dialects.vergeos.language.columns import Column, Kind
 from polyvisor.dialects.vergeos.language.errors import invalid
 from polyvisor.dialects.vergeos.language.fields import Item, parse_fields
 from polyvisor.dialects.vergeos.language.functions import FUNCTIONS
-from polyvisor.dialects.vergeos.language.paths import MISSING, Getter, displayed, leaf, reach
+from polyvisor.dialects.vergeos.language.paths import MISSING, STEP, Getter, displayed, leaf, reach, weighed
 from polyvisor.dialects.vergeos.language.rows import Rows
 from polyvisor.dialects.vergeos.language.tables import Table
 
 Row = Callable[[Any], dict[str, object]]
 _DEEPEST = 16
+_HOP = 3  # values, that a step from row to row costs as much as
 _VIEWS = {"all": "all", "*": "all", "most": "most", "basic": "most", "summary": "summary"}
 _view = lru_cache(maxsize=256)(parse_fields)
 
@@ -25,12 +26,10 @@ def row_of(rows: Rows, table: Table, items: tuple[Item, ...], depth: int = 0) ->
 
     :raise Refusal: 422, of views that go into each other without end.
     """
-    getters: dict[str, Getter] = {}
-    for key, getter in _getters(rows, table, items, depth):
-        if getter is not None:
-            getters[key] = getter
-    pairs = tuple(getters.items())
-    width = len(pairs)
+    found = _getters(rows, table, items, depth)
+    pairs = tuple((key, getter) for key, getter in found if getter is not None)
+    width = len(pairs) + _HOP * sum(len(item.path) - 1 for item in items if item.path)
+    rows.spend(STEP * len(pairs))
 
     def row(source: Any) -> dict[str, object]:
         rows.spend(width)
@@ -47,17 +46,14 @@ def row_of(rows: Rows, table: Table, items: tuple[Item, ...], depth: int = 0) ->
 def _getters(rows: Rows, table: Table, items: tuple[Item, ...], depth: int) -> Iterator[tuple[str, Getter | None]]:
     if depth > _DEEPEST:
         raise invalid()
-    opened = set()
     for item in items:
         word = item.word
         if not word or table.column(word) is not None or (word not in _VIEWS and word not in table.views):
             yield item.key, _getter(rows, table, item, depth)
-        elif word not in opened:
-            opened.add(word)
-            if word in table.views:
-                yield from _getters(rows, table, _view(table.views[word]), depth + 1)
-            else:
-                yield from _own(rows, table, _VIEWS[word])
+        elif word in table.views:
+            yield from _getters(rows, table, _view(table.views[word]), depth + 1)
+        else:
+            yield from _own(rows, table, _VIEWS[word])
 
 
 def _own(rows: Rows, table: Table, view: str) -> Iterator[tuple[str, Getter | None]]:
@@ -68,7 +64,7 @@ def _own(rows: Rows, table: Table, view: str) -> Iterator[tuple[str, Getter | No
         else:
             wanted = not column.hidden and not column.arg and (view != "summary" or column.summary)
         if wanted:
-            yield column.name, column.get
+            yield column.name, weighed(rows, column)
     for name in table.singles if view != "summary" else ():
         yield name, leaf(rows, table, name, written=True)
 

@@ -21,6 +21,7 @@ from polyvisor.dialects.vergeos.language.tables import Table
 
 _COUNT = re.compile(r"[0-9]{1,18}")
 _ORDERED = frozenset(("gt", "ge", "lt", "le"))
+_CONDITION = 2  # values, that one costs as much as
 _Keeps = Callable[[Any], bool]
 
 
@@ -70,7 +71,7 @@ def run(
     keeps = _keeping(rows, what, query.filter, now)
     found = rows.all(table)
     if query.filter.terms:
-        rows.spend(len(found) * query.filter.size)
+        rows.spend(_CONDITION * len(found) * query.filter.size)
         found = [source for source in found if keeps(source)]
     if query.fields == ():
         return [{"$count": len(found)}]
@@ -131,12 +132,7 @@ def _condition(rows: Rows, table: Table, asked: Condition, now: int) -> _Keeps:
     if get is None:
         raise invalid()
     test = test_of(asked.operator, asked.literal, now)
-
-    def keeps(source: Any) -> bool:
-        value = get(source)
-        return test(None if value is MISSING else value)
-
-    return keeps
+    return lambda source: test(get(source))
 
 
 def _compared(rows: Rows, table: Table, path: tuple[str, ...], ordered: bool) -> Getter | None:
@@ -148,7 +144,16 @@ def _compared(rows: Rows, table: Table, path: tuple[str, ...], ordered: bool) ->
             return lambda source: as_number(column.get(source))
         return leaf(rows, last, path[-1], written=False)
 
-    return reach(rows, table, path[:-1], end)
+    get = reach(rows, table, path[:-1], end)
+    return _null_where_missing(get) if get and len(path) > 1 else get
+
+
+def _null_where_missing(get: Getter) -> Getter:
+    def present(source: Any) -> object:
+        value = get(source)
+        return None if value is MISSING else value
+
+    return present
 
 
 def _sorting(rows: Rows, table: Table, orders: tuple[Order, ...]) -> list[tuple[Getter, bool]]:

@@ -9,7 +9,8 @@ from polyvisor.dialects.vergeos.language.columns import Kind
 from polyvisor.dialects.vergeos.language.errors import Refusal
 from polyvisor.dialects.vergeos.language.tables import Children, Table
 
-MOST_WORK = 5_000_000
+MOST_WORK = 3_000_000
+"""Values in one answer; long texts, JSON, steps of paths and conditions count for more than one."""
 
 
 class Rows:
@@ -21,6 +22,8 @@ class Rows:
         self._sources = sources
         self._keyed: dict[str, dict[object, Any]] = {}
         self._owned: dict[tuple[str, Children], dict[object, list[Any]]] = {}
+        self._single: dict[tuple[str, Children], dict[object, Any]] = {}
+        self._referred: dict[object, tuple[str, Any]] = {}
         self._work = MOST_WORK
 
     def all(self, table: str) -> Sequence[Any]:
@@ -34,6 +37,7 @@ class Rows:
         if found is None:
             key = self.catalog[table].columns[0].get
             found = self._keyed[table] = {key(source): source for source in self.all(table)}
+            self._referred.clear()  # what led into this table led nowhere before
         return found
 
     def by_owner(self, owner: str, children: Children) -> Mapping[object, list[Any]]:
@@ -43,6 +47,22 @@ class Rows:
             found = self._owned[owner, children] = {}
             for value, source in self._pointing(owner, children):
                 found.setdefault(value, []).append(source)
+        return found
+
+    def by_only_owner(self, owner: str, children: Children) -> Mapping[object, Any]:
+        """As `by_owner`, where each row has one; the first counts."""
+        found = self._single.get((owner, children))
+        if found is None:
+            owned = self.by_owner(owner, children)
+            found = self._single[owner, children] = {of: some[0] for of, some in owned.items()}
+        return found
+
+    def referred(self, reference: object) -> tuple[str, Any]:
+        """The table and the object that a REF leads to; None where there is none, or its table is unknown."""
+        found = self._referred.get(reference)
+        if found is None:
+            table, key = split(reference)
+            found = self._referred[reference] = (table, self._keyed.get(table, {}).get(key))
         return found
 
     def _pointing(self, owner: str, children: Children) -> list[tuple[object, Any]]:

@@ -9,7 +9,7 @@ from polyvisor.dialects.vergeos.language.errors import invalid
 
 _LONGEST = 1024
 _MOST = 8
-_PATH = re.compile(r"[A-Za-z0-9_$]+(#[A-Za-z0-9_$]+){0,15}")
+_PATH = re.compile(r"[A-Za-z0-9_$]+(#[A-Za-z0-9_$]+){0,7}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def parse_sort(text: str) -> tuple[Order, ...]:
         if word in ("", "+", "-"):
             continue
         descending = word[0] == "-"
-        path = word.lstrip("+-") if word[0] in "+-" else word
+        path = word[1:] if word[0] in "+-" else word
         if not _PATH.fullmatch(path):
             raise invalid()
         orders.append(Order(tuple(path.split("#")), descending))
