@@ -67,6 +67,7 @@ class Engine:
         secret: str = "",
         tls: TlsPolicy | None = None,
     ) -> None:
+        self.clock = clock
         self._door = Doorkeeper(store, clock, secret)
         waits = Waits(store)
         self.images = ImagesEngine(store, host, clock, uploads)

@@ -104,9 +104,9 @@ class MediaEngine:
         draft = self._medium(principal, name, size, kind, pool)
         return await self._maker.make(draft, self._host.create_blank, foreign=foreign)
 
-    async def copy(self, principal: Principal, sources: Sequence[Volume]) -> Sequence[Volume]:
+    async def copy(self, principal: Principal, sources: Sequence[Volume], kind: str = "") -> Sequence[Volume]:
         """Volumes of the caller's project with what these hold now, all of the same moment where one running instance
-        has them. Their ids are their names. All of them, or none.
+        has them. Their ids are their names, their kind is the sources' unless told. All of them, or none.
 
         :raise NotFound: the caller may not use one. :raise Busy: one is not there yet, or more than one holds it.
         :raise OverQuota, NoCapacity:
@@ -116,7 +116,9 @@ class MediaEngine:
             permit(principal, Action.VOLUME_USE, volume.project, volume.id)
             if volume.state is not VolumeState.READY or (len(volume.attached) > 1 and not volume.read_only):
                 raise Busy(f"volume {volume.name} is in use", field="volume", subject=volume.id)
-        drafts = [replace(self._maker.draft(principal, "", one.size), kind=one.kind, pool=one.pool) for one in sources]
+        drafts = [
+            replace(self._maker.draft(principal, "", one.size), kind=kind or one.kind, pool=one.pool) for one in sources
+        ]
         by_holder: dict[InstanceId | None, list[int]] = {}
         for index, volume in enumerate(sources):
             by_holder.setdefault(next(iter(volume.attached), None), []).append(index)

@@ -21,7 +21,7 @@ from polyvisor.model.spec import Reshape, Shape, Spec, check_spec
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store, Unit
 
-_MICRO = frozenset({"vcpus", "memory"})
+_MICRO = frozenset({"vcpus", "memory", "autostart"})
 
 
 class ReshapeEngine:

@@ -19,10 +19,10 @@ class RowsEngine:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def of(self, dialect: str, kinds: Collection[str]) -> Sequence[Row]:
-        """Those of some tables, oldest first."""
+    async def of(self, dialect: str, kinds: Collection[str], subjects: Collection[str] | None = None) -> Sequence[Row]:
+        """Those of some tables, oldest first; about a few things, where these are named."""
         async with self._store.read() as unit:
-            return await unit.rows.of(dialect, kinds)
+            return await unit.rows.of(dialect, kinds, subjects)
 
     async def get(self, dialect: str, key: int) -> Row:
         """:raise NotFound:"""

@@ -103,6 +103,7 @@ class Reshape:
     macs: tuple[str, ...] | None = None
     displays: tuple[Display, ...] | None = None
     cloud_init: CloudInit | None = field(default=None, repr=False)
+    autostart: bool | None = None
 
     def told(self) -> dict[str, Any]:
         """What is said, by name."""

@@ -440,8 +440,8 @@ class Rows(Protocol):
     async def add(self, row: Row) -> Row:
         """Insert; gives the key. :raise Exists: the name is taken in that table. :raise NotFound: the project."""
 
-    async def of(self, dialect: str, kinds: Collection[str]) -> Sequence[Row]:
-        """Those of some tables, oldest first."""
+    async def of(self, dialect: str, kinds: Collection[str], subjects: Collection[str] | None = None) -> Sequence[Row]:
+        """Those of some tables, oldest first; about a few things, where these are named."""
 
     async def get(self, dialect: str, key: int) -> Row:
         """:raise NotFound:"""

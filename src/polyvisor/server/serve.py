@@ -8,7 +8,7 @@ import sys
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyvisor.dialects import hypeman, native, velocity
+from polyvisor.dialects import hypeman, native, velocity, vergeos
 from polyvisor.server.bootstrap import ensure_certificate, tell_addresses
 from polyvisor.server.config import Config
 from polyvisor.server.listeners import bind, serve, url_of
@@ -22,6 +22,7 @@ def application(parts: Parts) -> ASGIApp:
     doors = [
         (hypeman.is_ours, hypeman.make_app(parts.engine)),
         (velocity.is_ours, velocity.make_app(parts.engine, parts.config.velocity.lifetime())),
+        (vergeos.is_ours, vergeos.make_app(parts.engine)),
     ]
     own = native.make_app(parts.engine)
 

@@ -28,9 +28,11 @@ class SqlRows:
         key = await self._work.insert(insert(rows).values(_values(row)), row.name, missing=row.project)
         return replace(row, key=key)
 
-    async def of(self, dialect: str, kinds: Collection[str]) -> Sequence[Row]:
+    async def of(self, dialect: str, kinds: Collection[str], subjects: Collection[str] | None = None) -> Sequence[Row]:
         """Those of some tables, oldest first."""
         query = select(rows).where(_c.dialect == dialect, _c.kind.in_(list(kinds))).order_by(_c.key)
+        if subjects is not None:
+            query = query.where(_c.subject.in_(list(subjects)))
         return [_row(row) for row in await self._work.rows(query)]
 
     async def get(self, dialect: str, key: int) -> Row:

@@ -9,15 +9,13 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 
+from polyvisor.dialects.kit import names
 from polyvisor.engine import Engine
-from polyvisor.model.faults import Invalid
 from polyvisor.model.foreign import Foreign
-from polyvisor.model.ids import check_name
 from polyvisor.model.instance import Instance
 from polyvisor.model.volume import Volume
 
 DIALECT = "velocity"
-_LONGEST = 255
 
 
 def mid_of(volume: Volume) -> str:
@@ -26,13 +24,8 @@ def mid_of(volume: Volume) -> str:
 
 
 def named(name: str, kind: str = "medium", **remainder: object) -> tuple[str, Foreign | None]:
-    """Our name for something, "" where it is to be its id, and what the dialect keeps. :raise Invalid:"""
-    if not 1 <= len(name) <= _LONGEST or not name.isprintable():
-        raise Invalid(f"name: must be 1 to {_LONGEST} printable characters", field="name")
-    try:
-        return check_name(name), Foreign(DIALECT, json.dumps(remainder)) if remainder else None
-    except Invalid:
-        return "", Foreign(DIALECT, json.dumps({"name": name, **remainder}), alias=(kind, name))
+    """Our name for something and what is kept with it, see the kit. :raise Invalid:"""
+    return names.named(DIALECT, name, kind, **remainder)
 
 
 async def names_of(core: Engine, things: Sequence[Volume] | Sequence[Instance]) -> Mapping[str, str]:

@@ -1,0 +1,253 @@
+"""What a VM is, written down: to be kept as a snapshot, made anew as a clone, or gone back to.
+
+Its drives are volumes, so a copy of a VM has copies of those, of one moment where it runs. A VM that an image was
+unpacked for has a disk of its own as well, which the engine's snapshots keep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from polyvisor.dialects.kit.names import named
+from polyvisor.dialects.vergeos import errors
+from polyvisor.dialects.vergeos.language.errors import Refusal
+from polyvisor.dialects.vergeos.resource import Call
+from polyvisor.dialects.vergeos.sources import COPY, DIALECT, Snap, Vm, data_of
+from polyvisor.dialects.vergeos.tables import cloudinit, drives, nics, plugging, vms
+from polyvisor.engine.instances import Until
+from polyvisor.model.faults import Exists, Fault, NotFound
+from polyvisor.model.foreign import Row
+from polyvisor.model.ids import mint
+from polyvisor.model.instance import Power
+from polyvisor.model.principal import Action
+from polyvisor.model.request import Create
+from polyvisor.model.snapshot import SnapshotKind
+from polyvisor.model.spec import Firmware, Reshape
+from polyvisor.model.units import MIB, Bytes
+from polyvisor.model.volume import Volume
+
+LIMIT = 600.0  # seconds for disks to be copied
+
+
+@dataclass
+class Content:
+    """A VM, written down. `drives` and `files` are what their rows keep; of each drive, `volume` is where its bytes are
+    now. `engine` is the snapshot of its own disk, if it has one."""
+
+    vm: dict[str, Any]
+    shape: tuple[int, int, bool]
+    drives: list[dict[str, Any]]
+    nics: list[dict[str, Any]]
+    files: list[dict[str, Any]]
+    engine: str = ""
+
+    def kept(self) -> dict[str, Any]:
+        """As a snapshot keeps it."""
+        told = {"vm": self.vm, "shape": list(self.shape), "drives": self.drives, "nics": self.nics}
+        return {**told, "files": self.files, "engine": self.engine}
+
+
+async def content_of(call: Call, vm: Vm) -> Content:
+    """What a VM is now, or what a snapshot kept of one."""
+    if vm.snap is not None:
+        return _from_snapshot(vm.snap)
+    told = [
+        {**drive.kept, "row": drive.row.name}
+        for drive in await call.world.drives()
+        if drive.vm.key == vm.key and not drive.own and not drive.kept.get("found")
+    ]
+    places = [{**nic.kept, "row": nic.row.name} for nic in await call.world.nics() if nic.vm.key == vm.key]
+    files = [data_of(row) for row in await call.core.rows.of(DIALECT, [cloudinit.KIND], [vm.row.name])]
+    return Content(dict(vm.kept), vm.shape, told, places, files)
+
+
+def _from_snapshot(snap: Snap) -> Content:
+    kept = snap.kept
+    if snap.engine is not None and "shape" not in kept:  # one that was taken through another API
+        spec = snap.engine.spec
+        shape = (spec.vcpus, spec.memory // MIB, spec.firmware is Firmware.UEFI)
+        return Content({}, shape, [], [], [], snap.engine.id)
+    if kept.get("state") != "ready":
+        raise errors.conflict("The snapshot is not ready")
+    told = [{**drive, "volume": drive.get("copy") or drive.get("volume", "")} for drive in kept["drives"]]
+    cores, ram, uefi = kept["shape"]
+    engine = str(kept.get("engine", ""))
+    return Content(kept["vm"], (cores, ram, uefi), told, kept["nics"], kept["files"], engine)
+
+
+async def copied(call: Call, vm: Vm, content: Content, kind: str = "") -> list[Volume]:
+    """Copies of the drives' own volumes, in the order of the drives that have one. :raise Refusal: one is gone."""
+    volumes = await call.world.volumes()
+    sources = []
+    for drive in content.drives:
+        if drive.get("owned"):
+            volume = volumes.get(drive["volume"])
+            if volume is None:
+                raise errors.conflict(f"The volume of drive '{drive.get('name', '')}' is not there any more")
+            sources.append(volume)
+    if not sources:
+        return []
+    return list(await call.core.media.copy(call.principal.in_project(vm.project), sources, kind))
+
+
+async def discard(call: Call, volumes: Sequence[Volume]) -> None:
+    """Nobody needs these copies."""
+    for volume in volumes:
+        with contextlib.suppress(Fault):
+            await call.core.volumes.delete(call.principal, volume.id)
+
+
+# -- snapshots ---------------------------------------------------------------------------------------------------------
+
+
+async def take(call: Call, vm: Vm, row: Row) -> None:
+    """Fill a snapshot's row, which says that it is being made. What cannot be made leaves nothing."""
+    made: list[Volume] = []
+    engine = ""
+    try:
+        content = await content_of(call, vm)
+        if vm.instance is not None and not vm.instance.spec.blank:
+            taken = await call.core.snapshots.create(call.principal, vm.instance.id, kind=SnapshotKind.DISK)
+            engine = content.engine = (await call.core.snapshots.settle(taken, Until.LAUNCHED, LIMIT)).id
+        made = await copied(call, vm, content, COPY)
+        left = list(made)
+        for drive in content.drives:
+            if drive.get("owned"):
+                drive["copy"] = left.pop(0).id
+        told = {**data_of(row), **content.kept(), "state": "ready"}
+        await call.core.rows.save(call.principal, [replace(row, data=json.dumps(told))], Action.INSTANCE_OPERATE)
+    except BaseException:
+        await discard(call, made)
+        with contextlib.suppress(Fault):
+            if engine:
+                await call.core.snapshots.delete(call.principal, engine)
+        with contextlib.suppress(NotFound):
+            await call.core.rows.remove(call.principal, [row], Action.INSTANCE_OPERATE)
+        raise
+
+
+async def revert(call: Call, vm: Vm, snap: Snap) -> None:
+    """A VM that is off becomes what it was: the same keys, its drives' bytes and all that it kept (vergeos.md §3.4)."""
+    assert vm.instance is not None
+    if vm.runs:
+        raise errors.conflict("VM must be powered off")
+    content = _from_snapshot(snap)
+    made = await copied(call, vm, content)
+    try:
+        if content.engine:
+            asked = await call.core.snapshots.revert(call.principal, vm.instance.id, content.engine)
+            await call.core.instances.settle(asked, Until.LAUNCHED, LIMIT)
+    except BaseException:
+        await discard(call, made)
+        raise
+    if snap.engine is not None and "shape" not in snap.kept:
+        return
+    cores, ram, uefi = content.shape
+    firmware = Firmware.UEFI if uefi else Firmware.BIOS
+    wanted = Reshape(vcpus=cores, memory=Bytes(ram * MIB), firmware=firmware)
+    if vm.instance.spec.blank:
+        await call.core.shapes.reshape(call.principal, vm.instance.id, lambda _: wanted)
+    for drive in await call.world.drives():
+        if drive.vm.key == vm.key and not drive.own and not drive.kept.get("found"):
+            await drives.remove(call, drive)
+    kept = {**content.vm, "name": vm.name, "modified": call.now}
+    await call.core.rows.save(call.principal, [replace(vm.row, data=json.dumps(kept))], Action.INSTANCE_ALTER)
+    await _furnish(call, vm.row.name, content, made, keep_macs=True, keep_nics=True)
+
+
+# -- clones ------------------------------------------------------------------------------------------------------------
+
+
+async def clone(call: Call, vm: Vm, name: str, *, description: str | None, keep_macs: bool) -> Vm:
+    """Another VM that is what this one is, off."""
+    content = await content_of(call, vm)
+    kept = {**content.vm, "created_from": "clone", "creator": call.principal.name, "modified": call.now}
+    kept = {key: value for key, value in kept.items() if key != "name"}
+    if description is not None:
+        kept["description"] = description
+    made = await copied(call, vm, content)
+    instance = ""
+    try:
+        async with call.locks.of("names"):
+            await vms.check_name(call, name)
+            instance = await _made(call, vm, name, kept, content)
+        await _furnish(call, instance, content, made, keep_macs=keep_macs, keep_nics=False)
+    except BaseException:
+        if instance:
+            with contextlib.suppress(Fault):
+                asked = await call.core.power.delete(call.principal, instance)
+                await call.core.instances.settle(asked, Until.LAUNCHED, LIMIT)
+        await discard(call, made)
+        raise
+    call.world.forget()
+    return next(one for one in await call.world.live() if one.row.name == instance)
+
+
+async def _made(call: Call, vm: Vm, name: str, kept: dict[str, Any], content: Content) -> str:
+    """The new instance, off."""
+    principal = call.principal.in_project(vm.project)
+    ours, foreign = named(DIALECT, name, "vm", **kept)
+    engine, transient = content.engine, ""
+    if not engine and vm.instance is not None and not vm.instance.spec.blank:
+        taken = await call.core.snapshots.create(principal, vm.instance.id, kind=SnapshotKind.DISK, transient=True)
+        engine = transient = (await call.core.snapshots.settle(taken, Until.LAUNCHED, LIMIT)).id
+    cores, ram, uefi = content.shape
+    if engine:
+        wanted = Create(snapshot=engine, name=ours, vcpus=cores, memory=Bytes(ram * MIB), power=Power.OFF,
+                        foreign=foreign)  # fmt: skip
+    else:
+        values = {
+            **{c.name: c.default for c in vms.COLUMNS},
+            **kept,
+            "name": name,
+            "cpu_cores": cores,
+            "ram": ram,
+            "uefi": uefi,
+        }
+        wanted = replace(vms.wanted(values, creator=call.principal.name, now=call.now), foreign=foreign)
+    try:
+        asked = await call.core.instances.create(principal, wanted)
+        await call.core.instances.settle(asked, Until.LAUNCHED, LIMIT)
+    except Exists as error:
+        raise Refusal(422, vms.TAKEN) from error
+    finally:
+        if transient:
+            await call.core.snapshots.discard(transient)  # type: ignore[arg-type]
+    return asked.instance.id
+
+
+async def _furnish(
+    call: Call, instance: str, content: Content, made: list[Volume], *, keep_macs: bool, keep_nics: bool
+) -> None:
+    """Drives, NICs and files for a VM that has none of these."""
+    call.world.forget()
+    vm = next(one for one in await call.world.live() if one.row.name == instance)
+    volumes, left = await call.world.volumes(), list(made)
+    rows = []
+    for told in sorted(content.drives, key=lambda one: int(one.get("orderid", 0))):
+        here = {name: value for name, value in told.items() if name not in ("copy", "row")}
+        volume = left.pop(0) if told.get("owned") else volumes.get(told.get("volume", ""))
+        if volume is not None:
+            here["volume"] = volume.id
+        rows.append(Row(DIALECT, drives.KIND, f"{instance}/{mint()}", vm.project, instance, json.dumps(here)))
+        if volume is not None and here.get("enabled", True):
+            await plugging.plug(call, vm, here, volume)
+    await call.core.rows.add(call.principal, rows, Action.INSTANCE_ALTER)
+    call.world.forget()
+    vm = next(one for one in await call.world.live() if one.row.name == instance)
+    if not keep_nics and vm.instance is not None and vm.instance.spec.blank:
+        wanted = [{k: v for k, v in one.items() if k not in ("row", "mac")} for one in content.nics]
+        if keep_macs:
+            wanted = [
+                {**one, "mac": was["mac"]} if was.get("mac") else one
+                for one, was in zip(wanted, content.nics, strict=True)
+            ]
+        await nics.add(call, vm, wanted)
+        if content.files:
+            await cloudinit.add(
+                call, vm, [{k: one[k] for k in ("name", "contents", "render")} for one in content.files]
+            )

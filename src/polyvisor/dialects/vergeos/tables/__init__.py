@@ -1,0 +1,24 @@
+"""Every table, with what may be done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from polyvisor.dialects.vergeos.language.tables import Table
+from polyvisor.dialects.vergeos.resource import Resource
+from polyvisor.dialects.vergeos.tables import actions, cloudinit, drives, host, machines, nics, snapshots, vms
+
+RESOURCES: Mapping[str, Resource] = {
+    resource.table.name: resource
+    for resource in (
+        vms.RESOURCE,
+        cloudinit.RESOURCE,
+        *machines.RESOURCES,
+        *actions.RESOURCES,
+        *drives.RESOURCES,
+        *nics.RESOURCES,
+        *snapshots.RESOURCES,
+        *host.RESOURCES,
+    )
+}
+CATALOG: Mapping[str, Table] = {name: resource.table for name, resource in RESOURCES.items()}
