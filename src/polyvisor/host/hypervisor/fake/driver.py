@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from polyvisor.host.hypervisor.fake.knob import Knob
 from polyvisor.host.hypervisor.fake.screen import FakeViewer, black
 from polyvisor.host.hypervisor.fake.workload import FakeWorkload
 from polyvisor.host.paths import CONSOLE, JOURNAL
+from polyvisor.host.sparse import copy_sparse
 from polyvisor.model.faults import Internal, TimedOut, Unavailable, Unsupported
 from polyvisor.model.host import Blueprint, Sight
 from polyvisor.model.ids import InstanceId, machine_uuid
@@ -226,7 +226,7 @@ class FakeVm:
         """See LiveVm."""
         await self._heard("backup")
         for source, target in pairs:
-            shutil.copyfile(source.path, target.path)
+            await asyncio.to_thread(copy_sparse, source.path, target.path)
 
     async def guest(self) -> FakeGuest:
         """See LiveVm."""
