@@ -21,6 +21,7 @@ from polyvisor.dialects.vergeos.language.receipts import receipt
 from polyvisor.dialects.vergeos.resource import Call, Jobs, Locks, Resource
 from polyvisor.dialects.vergeos.sources import DIALECT
 from polyvisor.dialects.vergeos.tables import CATALOG, RESOURCES
+from polyvisor.dialects.vergeos.tables.host import VERSION
 from polyvisor.dialects.vergeos.world import World
 from polyvisor.engine import Engine
 from polyvisor.model.faults import Fault, Internal, NotFound
@@ -28,7 +29,6 @@ from polyvisor.model.ids import InstanceId
 from polyvisor.model.principal import Principal
 
 log = logging.getLogger("polyvisor.vergeos")
-VERSION = "26.1.8"
 _BODY_LIMIT = 4 * 1024 * 1024
 _PATH = re.compile(r"/api/v4/([a-z0-9_]+)(?:/([^/]+)(?:/([a-z_]+))?)?")
 _VERSIONS = frozenset({"/version.json", "/api/version.json", "/api/v4/version.json"})
@@ -103,6 +103,8 @@ class App:
     async def _table(self, request: Request, principal: Principal, resource: Resource) -> Response:
         if request.method == "GET":
             query = asking.parse_query(request.query_params)
+            if resource.empty:
+                return JSONResponse([{"$count": 0}] if query.fields == () else [])
             needed = asking.needs(CATALOG, resource.table.name, query)
             world = self._world(principal, await self._about(resource, query.filter))
             sources = {name: await RESOURCES[name].load(world) for name in sorted(needed)}

@@ -86,7 +86,7 @@ Answer = Callable[[Call, Any], Awaitable[Response]]
 @dataclass(frozen=True, slots=True)
 class Resource:
     """What cannot be done to a table has no function. `acts` are a row's actions by their names; `download` gives and
-    `upload` takes a row's bytes. `of_vm`: its rows belong to VMs."""
+    `upload` takes a row's bytes. `of_vm`: its rows belong to VMs. `empty`: it never has any, whatever its columns."""
 
     table: Table
     load: Load
@@ -97,6 +97,7 @@ class Resource:
     download: Answer | None = None
     upload: Answer | None = None
     of_vm: bool = False
+    empty: bool = False
 
 
 async def nothing(world: World) -> Sequence[Any]:

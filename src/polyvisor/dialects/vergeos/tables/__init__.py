@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from polyvisor.dialects.vergeos.language.tables import Table
 from polyvisor.dialects.vergeos.resource import Resource
-from polyvisor.dialects.vergeos.tables import actions, cloudinit, drives, host, machines, nics, snapshots, vms
+from polyvisor.dialects.vergeos.tables import actions, cloudinit, drives, empty, host, machines, nics, snapshots, vms
 
 RESOURCES: Mapping[str, Resource] = {
     resource.table.name: resource
@@ -19,6 +19,7 @@ RESOURCES: Mapping[str, Resource] = {
         *nics.RESOURCES,
         *snapshots.RESOURCES,
         *host.RESOURCES,
+        *empty.RESOURCES,
     )
 }
 CATALOG: Mapping[str, Table] = {name: resource.table for name, resource in RESOURCES.items()}

@@ -18,6 +18,7 @@ from polyvisor.model.units import MIB
 
 VERSION = "26.1.8"
 """The version whose API this is."""
+_CONNECTIONS = 1000
 
 
 async def _nodes(world: World) -> Sequence[Node]:
@@ -225,7 +226,7 @@ SETTINGS = Table(
         told("key", Kind.STRING, lambda row: row["key"]),
         told("value", Kind.STRING, lambda row: row["value"]),
         told("default_value", Kind.STRING, lambda row: row["value"]),
-        constant("description", Kind.TEXT, ""),
+        told("description", Kind.TEXT, lambda row: row["description"]),
         constant("modified", Kind.BOOL, False),
     ),
     display="key",
@@ -234,8 +235,15 @@ SETTINGS = Table(
 
 
 async def _settings(world: World) -> Sequence[Mapping[str, Any]]:
-    told = {"cloud_name": socket.gethostname(), "max_connections": "1000", "timezone": "UTC"}
-    return [{"$key": place, "key": name, "value": value} for place, (name, value) in enumerate(told.items(), start=1)]
+    told = {
+        "cloud_name": (socket.gethostname(), "What this installation is called"),
+        "max_connections": (str(_CONNECTIONS), "Connections that the listeners take at once"),
+        "timezone": ("UTC", "The zone of all times"),
+    }
+    return [
+        {"$key": place, "key": name, "value": value, "description": description}
+        for place, (name, (value, description)) in enumerate(told.items(), start=1)
+    ]
 
 
 RESOURCES = (
