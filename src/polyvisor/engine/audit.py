@@ -44,7 +44,9 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
         "attach": "volume.attach", "detach": "volume.detach",
     },
     "screens": {"shot": "instance.screenshot", "ticket": "instance.screen"},
-    "media": {"create_blank": "volume.create", "upload": "volume.create", "copy": "volume.copy"},
+    "media": {
+        "create_blank": "volume.create", "upload": "volume.create", "copy": "volume.copy", "write": "volume.write",
+    },
     "snapshots": {"create": "snapshot.create", "revert": "snapshot.revert", "delete": "snapshot.delete"},
     "schedules": {"set": "schedule.set", "remove": "schedule.remove"},
     "ingresses": {"create": "ingress.create", "delete": "ingress.delete"},

@@ -71,7 +71,7 @@ class Maker:
             await make([volume_disk(volume) for volume in volumes])
         except BaseException:
             for volume in volumes:
-                await self._host.remove_volume(volume.id, volume.pool)
+                await self._host.volumes.remove(volume.id, volume.pool)
             async with self._store.write() as unit:
                 for volume in volumes:
                     await unit.volumes.forget(volume.id)
@@ -102,7 +102,7 @@ class MediaEngine:
         """
         require(principal, Action.VOLUME_CREATE)
         draft = self._medium(principal, name, size, kind, pool)
-        return await self._maker.make(draft, self._host.create_blank, foreign=foreign)
+        return await self._maker.make(draft, self._host.volumes.create_blank, foreign=foreign)
 
     async def copy(self, principal: Principal, sources: Sequence[Volume], kind: str = "") -> Sequence[Volume]:
         """Volumes of the caller's project with what these hold now, all of the same moment where one running instance
@@ -125,7 +125,7 @@ class MediaEngine:
 
         async def copy(disks: Sequence[Disk]) -> None:
             for holder, places in by_holder.items():
-                await self._host.copy_volumes([(volume_disk(sources[i]), disks[i]) for i in places], holder)
+                await self._host.volumes.copy([(volume_disk(sources[i]), disks[i]) for i in places], holder)
 
         return await self._maker.make_all(drafts, copy)
 
@@ -142,9 +142,28 @@ class MediaEngine:
         draft = replace(self._medium(principal, name, length, kind, pool), read_only=read_only)
 
         async def receive(disk: Disk) -> None:
-            await self._host.receive_volume(disk, chunks, length)
+            await self._host.volumes.receive(disk, chunks, length)
 
         return await self._maker.make(draft, receive, foreign=foreign)
+
+    async def write(self, principal: Principal, volume: Volume, at: int, chunks: AsyncIterator[bytes]) -> int:
+        """Bytes into a medium that nobody has attached, from that place on; how many there were.
+
+        :raise Busy: somebody has. :raise Invalid: they go beyond its end. :raise NotFound, NoCapacity:
+        """
+        permit(principal, Action.VOLUME_ALTER, volume.project, volume.id)
+        if volume.attached or volume.state is not VolumeState.READY:
+            raise Busy(f"volume {volume.name} is in use", field="volume", subject=volume.id)
+        return await self._host.volumes.write(volume_disk(volume), at, chunks)
+
+    def read(self, principal: Principal, volume: Volume, length: int) -> AsyncIterator[bytes]:
+        """The first bytes of a medium. :raise NotFound: the caller may not have them."""
+        permit(principal, Action.VOLUME_USE, volume.project, volume.id)
+        return self._host.volumes.read(volume_disk(volume), length)
+
+    def used(self, volume: Volume) -> Bytes:
+        """What a volume that the caller has found takes of its pool's room."""
+        return self._host.volumes.used(volume_disk(volume))
 
     def _medium(self, principal: Principal, name: str, length: int, kind: str, pool: str) -> Volume:
         if name:

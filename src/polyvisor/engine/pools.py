@@ -21,12 +21,12 @@ class PoolsEngine:
     async def list(self, principal: Principal) -> Sequence[Pool]:
         """The default one first. Where they are on the host is for operators."""
         require_somewhere(principal, Action.VOLUME_VIEW)
-        found = self._host.pools()
+        found = self._host.volumes.pools()
         return found if principal.operator else [replace(pool, path="") for pool in found]
 
     def numbers(self) -> Mapping[str, int]:
         """The number of each pool, by how a volume's record names it."""
-        return {"" if pool.name == DEFAULT_POOL else pool.name: pool.number for pool in self._host.pools()}
+        return {"" if pool.name == DEFAULT_POOL else pool.name: pool.number for pool in self._host.volumes.pools()}
 
     def numbered(self, number: int) -> str:
         """How a volume's record names the pool of that number. :raise NotFound:"""
@@ -39,6 +39,6 @@ class PoolsEngine:
         """How a volume's record names that pool. :raise NotFound:"""
         if name in ("", DEFAULT_POOL):
             return ""
-        if all(pool.name != name for pool in self._host.pools()):
+        if all(pool.name != name for pool in self._host.volumes.pools()):
             raise NotFound(f"pool: no pool {name[:80]!r}", field="pool", subject=name)
         return name

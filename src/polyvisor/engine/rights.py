@@ -58,7 +58,7 @@ class RightsEngine:
         async with self._store.read() as unit:
             found = {one.pool: one for one in await unit.pools.of(project.id)}
         assigned = []
-        for pool in self._host.pools():
+        for pool in self._host.volumes.pools():
             name = "" if pool.number == 0 else pool.name
             rights = found.get(name)
             if rights is None and project.parent is None:

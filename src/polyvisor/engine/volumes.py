@@ -98,14 +98,14 @@ class VolumesEngine:
             await self._images.receive(part, chunks, size, 0)
 
             async def unpack(disk: Disk) -> None:
-                await self._host.create_volume(disk, part)
+                await self._host.volumes.create(disk, part)
 
             return await self._maker.make(self._maker.draft(principal, name, size), unpack, foreign=foreign)
         finally:
             part.unlink(missing_ok=True)
 
     async def _format(self, disk: Disk) -> None:
-        await self._host.create_volume(disk)
+        await self._host.volumes.create(disk)
 
     async def find(self, unit: Unit, principal: Principal, key: str, action: Action) -> Volume:
         """By id or name, in the caller's transaction. :raise NotFound:"""
@@ -159,7 +159,7 @@ class VolumesEngine:
         disk = volume_disk(replace(volume, size=size))
         try:
             for holder in volume.attached or (None,):
-                await self._host.resize_volume(disk, holder)
+                await self._host.volumes.resize(disk, holder)
         except BaseException:
             async with self._store.write() as unit:
                 await unit.volumes.save(volume.id, volume.state, volume.size)
@@ -179,7 +179,7 @@ class VolumesEngine:
             if volume.state is VolumeState.CREATING:
                 raise Busy(f"volume {volume.name} is being made", field="volume", subject=volume.id)
             await unit.volumes.save(volume.id, VolumeState.DELETING, volume.size)
-        await self._host.remove_volume(volume.id, volume.pool)
+        await self._host.volumes.remove(volume.id, volume.pool)
         async with self._store.write() as unit:
             await unit.volumes.forget(volume.id)
             await unit.events.append(volume_event("volume.deleted", volume, self._clock()))
@@ -265,7 +265,7 @@ class VolumesEngine:
             stale = [v for v in await unit.volumes.all() if v.state is not VolumeState.READY]
         for volume in stale:
             try:
-                await self._host.remove_volume(volume.id, volume.pool)
+                await self._host.volumes.remove(volume.id, volume.pool)
             except Fault as fault:  # its pool is not there now, and may be at the next start
                 log.warning("volume %s: %s", volume.id, fault.public)
                 continue

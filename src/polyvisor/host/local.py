@@ -18,7 +18,6 @@ from typing import Protocol
 from polyvisor.host import runs, taken
 from polyvisor.host.boot import guest_config
 from polyvisor.host.console import follow_file
-from polyvisor.host.copies import Copies
 from polyvisor.host.durable import write_private
 from polyvisor.host.entrance import LocalEntrance
 from polyvisor.host.greeting import Greeting
@@ -31,6 +30,7 @@ from polyvisor.host.probing import by_command, by_port, words_of
 from polyvisor.host.seed import write_seed
 from polyvisor.host.snapshots import Snapshots, Taking
 from polyvisor.host.upkeep import Upkeep
+from polyvisor.host.volumes import LocalVolumes
 from polyvisor.host.watch import Watcher
 from polyvisor.model.compression import AS_IT_IS, Packed, Packing
 from polyvisor.model.faults import Busy, Fault, NoCapacity, Unavailable
@@ -42,7 +42,6 @@ from polyvisor.model.instance import RunRecord, same_process
 from polyvisor.model.network import HostNic
 from polyvisor.model.spec import Shape
 from polyvisor.model.units import MIB, Bytes
-from polyvisor.model.volume import Pool
 from polyvisor.ports.entrance import Entrance
 from polyvisor.ports.guest import Guest
 from polyvisor.ports.hypervisor import Gone, Hypervisor, LiveVm, Machine, Memory
@@ -51,6 +50,7 @@ from polyvisor.ports.network import NetworkDriver
 from polyvisor.ports.proxy import Proxy
 from polyvisor.ports.screen import Viewer
 from polyvisor.ports.storage import Storage
+from polyvisor.ports.volumes import HostVolumes
 
 log = logging.getLogger("polyvisor.host")
 _ADOPT_LIMIT = 10.0
@@ -101,7 +101,8 @@ class LocalHost:
         self._mounts: dict[InstanceId, dict[str, Disk]] = {}
         self._memory_files = MemoryFiles(paths, hypervisor, self._boot_id)
         self._snapshots = Snapshots(paths, storage, self._memory_files, self._vms)
-        self._copies = Copies(storage, self._vms)
+        self._volumes = LocalVolumes(storage, self._vms)
+        self.volumes: HostVolumes = self._volumes
         self._greeting = Greeting(self._memory_files, network, self._vms, self._mounts)
         self._watcher = Watcher()
         self._entrance = LocalEntrance(paths, network, self._vms, self._memory_files, self._watcher)
@@ -313,7 +314,7 @@ class LocalHost:
     async def _begin(
         self, blueprint: Blueprint, memory: Memory | None, start: Callable[[Machine], Awaitable[LiveVm]]
     ) -> RunRecord:
-        async with self._copies.starting(blueprint.disks):
+        async with self._volumes.starting(blueprint.disks):
             for _ in range(_LAUNCHES - 1):
                 with contextlib.suppress(Busy):  # somebody was quicker at a port, or it is not given back yet
                     return await self._start(blueprint, memory, start)
@@ -488,44 +489,9 @@ class LocalHost:
             raise
         self._mounts[id].pop(disk.serial, None)
 
-    async def create_volume(self, disk: Disk, archive: Path | None = None) -> None:
-        """See Host."""
-        await self._storage.create_volume(disk, archive)
-
     def nics(self) -> tuple[HostNic, ...]:
         """See Host."""
         return self._nics.known
-
-    def pools(self) -> tuple[Pool, ...]:
-        """See Host."""
-        return self._storage.pools()
-
-    async def create_blank(self, disk: Disk) -> None:
-        """See Host."""
-        await self._storage.create_blank(disk)
-
-    async def copy_volumes(self, pairs: Sequence[tuple[Disk, Disk]], holder: InstanceId | None) -> None:
-        """See Host."""
-        await self._copies.copy(pairs, holder)
-
-    async def receive_volume(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
-        """See Host."""
-        await self._storage.receive_volume(disk, chunks, length)
-
-    async def remove_volume(self, volume: str, pool: str = "") -> None:
-        """See Host."""
-        await self._storage.remove_volume(volume, pool)
-
-    async def resize_volume(self, disk: Disk, holder: InstanceId | None) -> None:
-        """See Host."""
-        vm = self._vms.get(holder) if holder else None
-        await self._storage.resize_volume(disk)
-        if vm is not None:
-            await vm.grow(disk.serial, disk.size)
-            with contextlib.suppress(Unavailable):
-                await (await vm.guest()).grow(disk.serial)
-
-    # -- streams -------------------------------------------------------------------------------------------------
 
     async def guest(self, id: InstanceId) -> Guest:
         """See Host."""

@@ -17,12 +17,12 @@ from polyvisor.model.ids import HostId, InstanceId, SnapshotId
 from polyvisor.model.instance import RunRecord
 from polyvisor.model.network import HostNic
 from polyvisor.model.units import Bytes
-from polyvisor.model.volume import Pool
 from polyvisor.ports.entrance import Entrance
 from polyvisor.ports.guest import Guest
 from polyvisor.ports.images import Images
 from polyvisor.ports.proxy import Proxy
 from polyvisor.ports.screen import Viewer
+from polyvisor.ports.volumes import HostVolumes
 
 
 class Host(Protocol):
@@ -32,6 +32,7 @@ class Host(Protocol):
     images: Images
     entrance: Entrance
     proxy: Proxy
+    volumes: HostVolumes
 
     async def report(self) -> HostReport:
         """What this host has and can do now."""
@@ -123,39 +124,8 @@ class Host(Protocol):
         :raise TimedOut, Busy: the guest does not let go; the disk stays attached.
         """
 
-    async def create_volume(self, disk: Disk, archive: Path | None = None) -> None:
-        """The file of a volume, empty or with what is in a tar archive. Undone by `remove_volume`.
-
-        :raise NoCapacity: the disk is full. :raise Invalid: the archive is none, is hostile, or does not fit.
-        """
-
     def nics(self) -> tuple[HostNic, ...]:
         """Networks of the operator's that machines may be put into."""
-
-    def pools(self) -> tuple[Pool, ...]:
-        """Where volumes can be, the default first."""
-
-    async def create_blank(self, disk: Disk) -> None:
-        """A volume of zeros. Undone by `remove_volume`. :raise NoCapacity, Unavailable: its pool is not there."""
-
-    async def copy_volumes(self, pairs: Sequence[tuple[Disk, Disk]], holder: InstanceId | None) -> None:
-        """What the first volume of each pair holds now is in the second, a new file of that size: all of one moment.
-
-        `holder` is the instance that has them attached, which runs on; one that is off starts when it is done. Undone
-        by `remove_volume`. :raise NoCapacity: the disk is full. :raise Unavailable: a pool is not there.
-        """
-
-    async def receive_volume(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
-        """A volume of exactly `length` bytes that come from somebody; all or nothing. Undone by `remove_volume`.
-
-        :raise Invalid: there are more, or fewer. :raise NoCapacity: :raise Unavailable: its pool is not there.
-        """
-
-    async def remove_volume(self, volume: str, pool: str = "") -> None:
-        """No file of the volume is left. :raise Unavailable: its pool is not there."""
-
-    async def resize_volume(self, disk: Disk, holder: InstanceId | None) -> None:
-        """Grow the file to `disk.size`, live when `holder` runs it."""
 
     async def snapshot(
         self, blueprint: Blueprint, snapshot: SnapshotId, *, memory: bool, keep: bool = True, go_on: bool = True,

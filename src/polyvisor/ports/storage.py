@@ -83,6 +83,18 @@ class Storage(Protocol):
     async def create_blank(self, disk: Disk) -> None:
         """A volume of zeros. :raise NoCapacity: :raise Unavailable: its pool is not there."""
 
+    async def write_volume(self, disk: Disk, at: int, chunks: AsyncIterator[bytes]) -> int:
+        """Bytes into the file of a volume, from that place on; how many there were.
+
+        :raise Invalid: they would go beyond its end. :raise NoCapacity: the disk is full.
+        """
+
+    def read_volume(self, disk: Disk, length: int) -> AsyncIterator[bytes]:
+        """The first bytes of a volume, as many as that. :raise Internal: there are fewer."""
+
+    def volume_used(self, disk: Disk) -> Bytes:
+        """What its file takes of the pool's room."""
+
     async def copy_volume(self, source: Disk, target: Disk) -> None:
         """A volume with what is in another one's file, which nobody writes to meanwhile. All or nothing.
 

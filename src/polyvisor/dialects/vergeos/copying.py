@@ -191,7 +191,7 @@ async def _made(call: Call, vm: Vm, name: str, kept: dict[str, Any], content: Co
     """The new instance, off."""
     principal = call.principal.in_project(vm.project)
     ours, foreign = named(DIALECT, name, "vm", **kept)
-    engine, transient = content.engine, ""
+    engine, transient = content.engine, None
     if not engine and vm.instance is not None and not vm.instance.spec.blank:
         taken = await call.core.snapshots.create(principal, vm.instance.id, kind=SnapshotKind.DISK, transient=True)
         engine = transient = (await call.core.snapshots.settle(taken, Until.LAUNCHED, LIMIT)).id
@@ -215,8 +215,8 @@ async def _made(call: Call, vm: Vm, name: str, kept: dict[str, Any], content: Co
     except Exists as error:
         raise Refusal(422, vms.TAKEN) from error
     finally:
-        if transient:
-            await call.core.snapshots.discard(transient)  # type: ignore[arg-type]
+        if transient is not None:
+            await call.core.snapshots.discard(transient)
     return asked.instance.id
 
 

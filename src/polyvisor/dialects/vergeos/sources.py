@@ -249,6 +249,7 @@ class File:
 
     row: Row
     volume: Volume
+    used: int = 0  # bytes on the host
 
     @cached_property
     def kept(self) -> dict[str, Any]:

@@ -227,7 +227,8 @@ class World:
                 own = bool(kept.get("own"))
                 if kept.get("found") and mount is None and not own:  # somebody else has detached it
                     continue
-                made.append(Drive(row, vm, place, own, volume, mount))
+                used = 0 if volume is None else self.core.media.used(volume)
+                made.append(Drive(row, vm, place, own, volume, mount, used))
             self._made["drives"] = made
         found: Sequence[Drive] = self._made["drives"]
         return found
@@ -243,7 +244,7 @@ class World:
             wanted = [Row(DIALECT, "files", one.id, one.project, one.id) for one in seen if one.id not in known]
             await self.ensure(wanted)
             known = await self.named("files")
-            self._made["files"] = [File(known[one.id], one) for one in seen]
+            self._made["files"] = [File(known[one.id], one, self.core.media.used(one)) for one in seen]
         found: Sequence[File] = self._made["files"]
         return found
 

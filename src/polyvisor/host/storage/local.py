@@ -151,6 +151,18 @@ class FileStorage:
         """See Storage."""
         await self._media.blank(disk)
 
+    async def write_volume(self, disk: Disk, at: int, chunks: AsyncIterator[bytes]) -> int:
+        """See Storage."""
+        return await self._media.put(disk, at, chunks)
+
+    def read_volume(self, disk: Disk, length: int) -> AsyncIterator[bytes]:
+        """See Storage."""
+        return self._media.read(disk, length)
+
+    def volume_used(self, disk: Disk) -> Bytes:
+        """See Storage."""
+        return self._media.used(disk)
+
     async def copy_volume(self, source: Disk, target: Disk) -> None:
         """See Storage."""
         await self._media.copy(source, target)

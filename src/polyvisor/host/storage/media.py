@@ -14,7 +14,7 @@ from polyvisor.host.durable import full, sync
 from polyvisor.host.paths import Paths
 from polyvisor.host.sparse import copy_sparse
 from polyvisor.host.storage.files import firmly, sparse
-from polyvisor.model.faults import Invalid, NoCapacity
+from polyvisor.model.faults import Internal, Invalid, NoCapacity
 from polyvisor.model.host import Disk
 from polyvisor.model.units import MIB, Bytes
 from polyvisor.model.volume import DEFAULT_POOL, Pool, whole_sectors
@@ -86,6 +86,46 @@ class Media:
             self._promised[disk.pool] -= left
             part.unlink(missing_ok=True)
 
+    async def put(self, disk: Disk, at: int, chunks: AsyncIterator[bytes]) -> int:
+        """Bytes into a file that is there already, from that place on; how many there were.
+
+        :raise Invalid: they would go beyond its end. :raise NoCapacity: the disk is full.
+        """
+        fd = os.open(self._paths.volume(disk.volume, disk.pool), os.O_WRONLY | os.O_CLOEXEC)
+        place = at
+        try:
+            async for piece in _pieces(chunks):
+                if place + len(piece) > disk.size:
+                    raise Invalid(f"body: it goes beyond the end at {disk.size} bytes", field="body")
+                await firmly(_put_all, fd, piece, place)
+                place += len(piece)
+        except OSError as error:
+            raise full(error) from error
+        finally:
+            os.close(fd)
+        return place - at
+
+    async def read(self, disk: Disk, length: int) -> AsyncIterator[bytes]:
+        """The first bytes of a file, as many as that."""
+        fd = os.open(self._paths.volume(disk.volume, disk.pool), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            at = 0
+            while at < length:
+                piece = await asyncio.to_thread(os.pread, fd, min(_PIECE, length - at), at)
+                if not piece:
+                    raise Internal("the volume's file is shorter than it was")
+                yield piece
+                at += len(piece)
+        finally:
+            os.close(fd)
+
+    def used(self, disk: Disk) -> Bytes:
+        """What a file takes of the pool's room; nothing where there is none."""
+        try:
+            return Bytes(self._paths.volume(disk.volume, disk.pool).stat().st_blocks * 512)
+        except OSError:
+            return Bytes(0)
+
     async def copy(self, source: Disk, target: Disk) -> None:
         """What is in another one's file, holes as holes. :raise NoCapacity: it does not fit."""
         old, path = (self._paths.volume(disk.volume, disk.pool) for disk in (source, target))
@@ -138,8 +178,11 @@ async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _put(fd: int, piece: bytes, at: int) -> None:
     """Zeros are left out: a hole is read as such."""
-    if piece == _ZEROS[: len(piece)]:
-        return
+    if piece != _ZEROS[: len(piece)]:
+        _put_all(fd, piece, at)
+
+
+def _put_all(fd: int, piece: bytes, at: int) -> None:
     rest = memoryview(piece)
     while rest:
         written = os.pwrite(fd, rest, at)

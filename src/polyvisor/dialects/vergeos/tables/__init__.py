@@ -6,7 +6,18 @@ from collections.abc import Mapping
 
 from polyvisor.dialects.vergeos.language.tables import Table
 from polyvisor.dialects.vergeos.resource import Resource
-from polyvisor.dialects.vergeos.tables import actions, cloudinit, drives, empty, host, machines, nics, snapshots, vms
+from polyvisor.dialects.vergeos.tables import (
+    actions,
+    cloudinit,
+    drives,
+    empty,
+    files,
+    host,
+    machines,
+    nics,
+    snapshots,
+    vms,
+)
 
 RESOURCES: Mapping[str, Resource] = {
     resource.table.name: resource
@@ -18,6 +29,7 @@ RESOURCES: Mapping[str, Resource] = {
         *drives.RESOURCES,
         *nics.RESOURCES,
         *snapshots.RESOURCES,
+        *files.RESOURCES,
         *host.RESOURCES,
         *empty.RESOURCES,
     )

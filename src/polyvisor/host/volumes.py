@@ -1,20 +1,28 @@
-"""Volumes copied: out of a running machine while it runs, or file by file while nobody can start with them."""
+"""Volumes of this host: files that storage keeps, and the machines that have them plugged in.
+
+They are copied out of a machine while it runs, or file by file while nobody can start with them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+from polyvisor.model.faults import Unavailable
 from polyvisor.model.host import Disk, Sight
 from polyvisor.model.ids import InstanceId
+from polyvisor.model.units import Bytes
+from polyvisor.model.volume import Pool
 from polyvisor.ports.hypervisor import LiveVm
 from polyvisor.ports.storage import Storage
 
 
-class Copies:
-    """Of one host."""
+class LocalVolumes:
+    """See ports.volumes.HostVolumes."""
 
     def __init__(self, storage: Storage, vms: Mapping[InstanceId, LiveVm]) -> None:
         self._storage = storage
@@ -24,7 +32,7 @@ class Copies:
         self._change = asyncio.Condition()
 
     async def copy(self, pairs: Sequence[tuple[Disk, Disk]], holder: InstanceId | None) -> None:
-        """See Host."""
+        """See HostVolumes."""
         sources = Counter(source.volume for source, _ in pairs)
         async with self._change:
             await self._change.wait_for(lambda: not sources.keys() & self._starting.keys())
@@ -58,3 +66,46 @@ class Copies:
         held -= gone
         async with self._change:
             self._change.notify_all()
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def pools(self) -> tuple[Pool, ...]:
+        """See HostVolumes."""
+        return self._storage.pools()
+
+    async def create(self, disk: Disk, archive: Path | None = None) -> None:
+        """See HostVolumes."""
+        await self._storage.create_volume(disk, archive)
+
+    async def create_blank(self, disk: Disk) -> None:
+        """See HostVolumes."""
+        await self._storage.create_blank(disk)
+
+    async def receive(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
+        """See HostVolumes."""
+        await self._storage.receive_volume(disk, chunks, length)
+
+    async def write(self, disk: Disk, at: int, chunks: AsyncIterator[bytes]) -> int:
+        """See HostVolumes."""
+        return await self._storage.write_volume(disk, at, chunks)
+
+    def read(self, disk: Disk, length: int) -> AsyncIterator[bytes]:
+        """See HostVolumes."""
+        return self._storage.read_volume(disk, length)
+
+    def used(self, disk: Disk) -> Bytes:
+        """See HostVolumes."""
+        return self._storage.volume_used(disk)
+
+    async def remove(self, volume: str, pool: str = "") -> None:
+        """See HostVolumes."""
+        await self._storage.remove_volume(volume, pool)
+
+    async def resize(self, disk: Disk, holder: InstanceId | None) -> None:
+        """See HostVolumes."""
+        vm = self._vms.get(holder) if holder else None
+        await self._storage.resize_volume(disk)
+        if vm is not None:
+            await vm.grow(disk.serial, disk.size)
+            with contextlib.suppress(Unavailable):
+                await (await vm.guest()).grow(disk.serial)

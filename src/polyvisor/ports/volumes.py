@@ -1,0 +1,59 @@
+"""Volumes of a host: their files, and the pools that these are in. See `ports.host`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from polyvisor.model.host import Disk
+from polyvisor.model.ids import InstanceId
+from polyvisor.model.units import Bytes
+from polyvisor.model.volume import Pool
+
+
+class HostVolumes(Protocol):
+    """What decisions may ask of a host's volumes. Every verb is safe to repeat."""
+
+    def pools(self) -> tuple[Pool, ...]:
+        """Where volumes can be, the default first."""
+
+    async def create(self, disk: Disk, archive: Path | None = None) -> None:
+        """The file of a volume, empty or with what is in a tar archive. Undone by `remove`.
+
+        :raise NoCapacity: the disk is full. :raise Invalid: the archive is none, is hostile, or does not fit.
+        """
+
+    async def create_blank(self, disk: Disk) -> None:
+        """A volume of zeros. Undone by `remove`. :raise NoCapacity, Unavailable: its pool is not there."""
+
+    async def receive(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
+        """A volume of exactly `length` bytes that come from somebody; all or nothing. Undone by `remove`.
+
+        :raise Invalid: there are more, or fewer. :raise NoCapacity: :raise Unavailable: its pool is not there.
+        """
+
+    async def write(self, disk: Disk, at: int, chunks: AsyncIterator[bytes]) -> int:
+        """Bytes into the file of a volume, from that place on; how many there were.
+
+        :raise Invalid: they would go beyond its end. :raise NoCapacity: the disk is full.
+        """
+
+    def read(self, disk: Disk, length: int) -> AsyncIterator[bytes]:
+        """The first bytes of a volume, as many as that. :raise Internal: there are fewer."""
+
+    def used(self, disk: Disk) -> Bytes:
+        """What its file takes of the pool's room."""
+
+    async def copy(self, pairs: Sequence[tuple[Disk, Disk]], holder: InstanceId | None) -> None:
+        """What the first volume of each pair holds now is in the second, a new file of that size: all of one moment.
+
+        `holder` is the instance that has them attached, which runs on; one that is off starts when it is done. Undone
+        by `remove`. :raise NoCapacity: the disk is full. :raise Unavailable: a pool is not there.
+        """
+
+    async def remove(self, volume: str, pool: str = "") -> None:
+        """No file of the volume is left. :raise Unavailable: its pool is not there."""
+
+    async def resize(self, disk: Disk, holder: InstanceId | None) -> None:
+        """Grow the file to `disk.size`, live when `holder` runs it."""
