@@ -46,6 +46,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "screens": {"shot": "instance.screenshot", "ticket": "instance.screen"},
     "media": {
         "create_blank": "volume.create", "upload": "volume.create", "copy": "volume.copy", "write": "volume.write",
+        "unpack": "volume.unpack",
     },
     "snapshots": {"create": "snapshot.create", "revert": "snapshot.revert", "delete": "snapshot.delete"},
     "schedules": {"set": "schedule.set", "remove": "schedule.remove"},

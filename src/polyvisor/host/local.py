@@ -101,7 +101,7 @@ class LocalHost:
         self._mounts: dict[InstanceId, dict[str, Disk]] = {}
         self._memory_files = MemoryFiles(paths, hypervisor, self._boot_id)
         self._snapshots = Snapshots(paths, storage, self._memory_files, self._vms)
-        self._volumes = LocalVolumes(storage, self._vms)
+        self._volumes = LocalVolumes(storage, images, self._vms)
         self.volumes: HostVolumes = self._volumes
         self._greeting = Greeting(self._memory_files, network, self._vms, self._mounts)
         self._watcher = Watcher()
