@@ -34,6 +34,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
         "pause": "instance.pause", "resume": "instance.resume", "suspend": "instance.suspend",
         "delete": "instance.delete",
     },
+    "nics": {"plug": "nic.plug", "unplug": "nic.unplug"},
     "shapes": {"reshape": "instance.reshape"},
     "standby": {"hold": "instance.hold"},
     "streams": {
