@@ -117,7 +117,7 @@ class SessionsEngine:
         try:
             user = await self._door.verify(credential)
         except Fault as fault:
-            self._audit.note(credential.name, credential.source, "session.login", outcome=fault.kind)
+            self._audit.note_refused(credential, fault)
             raise
         token = token or new_token()
         session = new_session(user.id, token, self._clock(), lifetime)
