@@ -64,6 +64,7 @@ class Doorkeeper:
         self._secret = secret  # what tokens are signed with; without one none is believed
         self._attempts = attempts or Attempts()
         self._pace = pace or Pace()
+        self._logins = Pace(burst=5, every=0.02)
         self._checker = Checker()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._used: dict[KeyId, datetime] = {}
@@ -125,6 +126,10 @@ class Doorkeeper:
             if found is None or found.expires <= self._clock():
                 raise Unauthenticated()
             return await principal_of(unit, await unit.identities.user(found.user), source)
+
+    async def turn(self, source: str) -> None:
+        """Until a login from there may begin: to be asked before it is read, so that many at once come one by one."""
+        await self._logins.wait(source)
 
     async def verify(self, credential: Credential) -> User:
         """The user whose name and password these are. :raise Unauthenticated: :raise Throttled:"""

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-_NICE = 10  # a tenth of a core is left to it even where everything else is busy
+_NICE = 5  # a third of what others get is left to it where all cores are busy
 
 
 def hash_password(password: str) -> str:

@@ -105,6 +105,10 @@ class SessionsEngine:
         self._door = door
         self._audit = audit
 
+    async def turn(self, source: str) -> None:
+        """Until a login from there may begin; see Doorkeeper."""
+        await self._door.turn(source)
+
     async def login(
         self, credential: Credential, lifetime: timedelta = timedelta(hours=12), *, token: str = ""
     ) -> tuple[str, Session, User]:
