@@ -131,7 +131,7 @@ class Engine:
             return await self._door.authenticate(credential)
         except (Unauthenticated, Throttled) as fault:
             if credential is not None and credential.name:
-                self.audit.note(credential.name, credential.source, "session.login", outcome=fault.kind)
+                self.audit.note_refused(credential, fault)
             raise
 
     async def bearer(self, token: str, source: str = "") -> Bearer:
