@@ -29,8 +29,7 @@ async def plug(call: Call, vm: Vm, told: Mapping[str, Any], volume: Volume) -> N
     """Attach: now to one that runs, for its next start to one that is off."""
     assert vm.instance is not None
     is_cd = told.get("media") == "cdrom"
-    interface = told.get("interface", "")
-    bus = Bus.USB if interface == "usb" or (is_cd and not str(interface).startswith("virtio")) else Bus.VIRTIO
+    bus = Bus.USB if is_cd or told.get("interface") == "usb" else Bus.VIRTIO
     read_only = is_cd or bool(told.get("readonly"))
     principal = call.principal
     asked = await call.core.volumes.attach(principal, vm.instance.id, volume.id, read_only=read_only, bus=bus)
