@@ -15,7 +15,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import beside, clones, crowd, forks, guesses, machines, standby, templates, traffic, upstream, virsh, wake
+from bench import (
+    beside,
+    clones,
+    crowd,
+    forks,
+    guesses,
+    machines,
+    standby,
+    templates,
+    traffic,
+    upstream,
+    verge,
+    virsh,
+    wake,
+)
 from bench.naive import Naive
 from bench.raw import Twin
 from bench.table import Row, record, render
@@ -48,6 +62,7 @@ GROUPS = {
         for row in ("the source stands still", "still with no fork", "→ the child runs", "→ its first exec")
     ),
     "hypeman": upstream.ROWS,
+    "vergeos": verge.ROWS,
     "clones": (
         "clones ready, a second and core", "100 clones at once that answer", "memory of an idle clone, its share",
     ),
@@ -65,8 +80,9 @@ GROUPS = {
     "guesses": guesses.ROWS,
     "adopt": ("start with 10 VMs to adopt", "kill -9 and start → 10 VMs have answered an exec"),
     "crowd": (
-        "creates, 200 at once", "GET one of 1,000", "list of 1,000", "memory with 1,000 instances",
-        "start with 1,000 fake instances", "a page of 1,000 of 10,000", "list of 10,000, in pages",
+        "creates, 200 at once", "GET one of 1,000", "list of 1,000", "vergeos: list of 1,000 VMs",
+        "memory with 1,000 instances", "start with 1,000 fake instances", "a page of 1,000 of 10,000",
+        "list of 10,000, in pages",
     ),
 }  # fmt: skip
 _ADOPTED = 10
@@ -141,6 +157,7 @@ async def _with_machines(groups: Sequence[str], work: Path, runs: int, facts: di
                 ("wake on a bridge", lambda: wake.bridged(server.data, work / "bridge", runs)),
                 ("forks", lambda: forks.forks(client, server.data, work, runs)),
                 ("hypeman", lambda: upstream.upstream(server, client, runs)),
+                ("vergeos", lambda: verge.verge(server, runs)),
                 ("clones", lambda: clones.clones(client, server.data, work)),
                 ("templates", lambda: templates.templates(client, server.data, work, runs)),
                 ("libvirt", lambda: beside.beside(client, twin, naive.accelerator, runs)),

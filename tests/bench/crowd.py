@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from bench import verge
 from bench.table import Bound, Row
 from polyvisor.model.ids import InstanceId, mint
 from polyvisor.model.instance import Intent, Observed, Phase, Power
@@ -148,7 +149,7 @@ def _commits(path: Path) -> float:
 
 async def _reads(many: Crowd, runs: int) -> list[Row]:
     id = (await many.http.get(_URL, params={"limit": "1"})).json()["items"][0]["id"]
-    gets, alive, lists, served = [], [], [], []
+    gets, alive, lists, served, verges = [], [], [], [], []
     page = (await many.http.get(_URL, params={"limit": str(THOUSAND)})).content
     async with _Plain(page) as plain:
         for _ in range(20 * runs):
@@ -157,9 +158,12 @@ async def _reads(many: Crowd, runs: int) -> list[Row]:
         for _ in range(5 * runs):
             lists.append(await many.timed(_URL, limit=str(THOUSAND)))
             served.append(await many.timed(plain.url))
+            asked = {"filter": "is_snapshot eq false", "fields": verge.FIELDS}
+            verges.append(await many.timed("/api/v4/vms", **asked))
     return [
         Row("GET one of 1,000", "ms", gets, alive, "GET /livez"),
         Row("list of 1,000", "ms", lists, served, "the same bytes from a bare socket", LIST),
+        Row("vergeos: list of 1,000 VMs", "ms", verges, lists, "our own API's list", verge.LIST),
     ]
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from dialect.served import Served, fresh
 from dialect.vergeos.conftest import Api
@@ -210,3 +211,28 @@ async def test_an_instance_made_elsewhere_is_a_vm(served: Served, api: Api) -> N
             await asyncio.sleep(0.05)
     await api.delete(f"vms/{row['$key']}")
     assert (await served.http.get(f"/api/v1/instances/{made['id']}")).status_code == 404
+
+
+async def test_a_list_costs_as_many_statements_however_long_it_is(served: Served, api: Api) -> None:
+    for _ in range(3):
+        await api.drive(await api.vm())
+    asked: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        asked.append(statement)
+
+    reader = served.parts.store._reader.sync_engine  # type: ignore[attr-defined]
+    counts = []
+    event.listen(reader, "before_cursor_execute", note)
+    try:
+        for more in (0, 40):
+            await asyncio.gather(*(api.vm() for _ in range(more)))
+            await api.get("vms", fields=VMF)  # what is new is numbered when it is first seen
+            asked.clear()
+            rows = await api.get("vms", filter="is_snapshot eq false", fields=VMF)
+            counts.append((len(asked), len(rows)))
+    finally:
+        event.remove(reader, "before_cursor_execute", note)
+    (few, small), (many, large) = counts
+    assert large >= small + 40
+    assert 0 < few == many < 30
