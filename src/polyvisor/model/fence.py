@@ -44,7 +44,7 @@ def fence(allow: Iterable[str], deny: Iterable[str]) -> Fence:
     """Of networks and addresses as people write them. :raise Invalid: one is none, or is allowed and denied."""
     allowed, denied = _nets(allow, "allow"), _nets(deny, "deny")
     for net in denied:
-        if any(net.version == other.version and net.subnet_of(other) for other in allowed):  # type: ignore[arg-type]
+        if any(net.network_address in other and net.broadcast_address in other for other in allowed):
             raise Invalid(f"deny: {shown(net)} is allowed", field="deny")
     return Fence(allowed, denied)
 
