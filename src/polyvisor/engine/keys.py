@@ -62,7 +62,7 @@ class KeysEngine:
             owner = await _other(unit, principal, asked.user)
             home = owner.project if owner is not None and not asked.project else principal.project
             place = await find_project(unit, asked.project or home)
-            if owner is None and not principal.operator and not principal.reach.get(place.id):
+            if owner is None and place.id != principal.project and not _may_act(principal, place.id):
                 raise NotFound(f"no project {asked.project[:80]!r}", field="project", subject=asked.project)
             scopes = _scopes(principal, asked.scopes, place.id)
             for_nobody = principal.operator and principal.user is None and owner is None
@@ -123,6 +123,10 @@ def _require_keys(principal: Principal) -> None:
     """
     if Action.KEY_CREATE not in principal.actions:
         raise Forbidden("this credential may not create keys")
+
+
+def _may_act(principal: Principal, project: ProjectId) -> bool:
+    return principal.operator or bool(principal.reach.get(project))
 
 
 def _scopes(principal: Principal, asked: frozenset[Action] | None, place: ProjectId) -> frozenset[Action] | None:
@@ -193,6 +197,9 @@ class SessionsEngine:
         token = token or new_token()
         session = new_session(user.id, token, self._clock(), lifetime)
         async with self._store.write() as unit:
+            now = await unit.identities.user(user.id)
+            if now.disabled or now.password != user.password:  # while it was looked at
+                raise Unauthenticated()
             await unit.identities.add_session(session)
         self._audit.note(user.name, credential.source, "session.login", project=user.project, subject=user.id)
         return token, session, user
