@@ -81,7 +81,7 @@ class Doorkeeper:
             return await self._by_key(credential.key, credential.source)
         user = await self.verify(credential)
         async with self._store.read() as unit:
-            return await principal_of(unit, user, credential.source)
+            return await admitted(unit, user, credential.source)
 
     @asynccontextmanager
     async def _unhurried(self, source: str) -> AsyncIterator[None]:
@@ -99,14 +99,16 @@ class Doorkeeper:
                 raise Unauthenticated()
             if found.expires is not None and found.expires <= now:
                 raise Unauthenticated("the API key has expired")
+            if not found.fence.lets(source):
+                raise Unauthenticated()
             scopes = EVERYTHING if found.scopes is None else found.scopes
             if found.user is not None:
-                principal = await principal_of(unit, await unit.identities.user(found.user), source)
+                principal = await admitted(unit, await unit.identities.user(found.user), source)
                 principal = principal.limited(scopes).in_project(found.project)
             else:
                 reach = {} if found.operator else dict.fromkeys(await _below(unit, found.project), EVERYTHING)
                 principal = Principal(found.name, found.project, scopes, found.operator, reach, source=source)
-            principal = replace(principal, until=found.expires)
+            principal = replace(principal, until=found.expires, fence=found.fence)
         if found.used is None or now - found.used > _USED_EVERY:
             self._used[found.id] = now
         return principal
@@ -125,7 +127,7 @@ class Doorkeeper:
             found = await unit.identities.session_by_digest(key_digest(token))
             if found is None or found.expires <= self._clock():
                 raise Unauthenticated()
-            return await principal_of(unit, await unit.identities.user(found.user), source)
+            return await admitted(unit, await unit.identities.user(found.user), source)
 
     async def turn(self, source: str) -> None:
         """Until a login from there may begin: to be asked before it is read, so that many at once come one by one."""
@@ -143,12 +145,12 @@ class Doorkeeper:
             user = await unit.identities.user_named(name) if "\0" not in name else None
         given = credential.password.encode("utf-8", "surrogatepass")
         mark = hmac.digest(self._salt, name.encode("utf-8", "surrogatepass") + b"\0" + given, "sha256")
-        if user is not None and self._was_verified(mark, user.password):
+        if user is not None and not user.disabled and self._was_verified(mark, user.password):
             return user
         async with self._turns.setdefault(source, asyncio.Lock()):  # an address has one place in the queue
             self._attempts.check(name, source)  # others may have failed meanwhile
             is_right = await self._checker.matches(user.password if user else None, given)
-            if user is None or not is_right:
+            if user is None or not is_right or user.disabled:
                 self._attempts.failed(name, source)
                 raise Unauthenticated()
         self._attempts.succeeded(name, source)
@@ -183,7 +185,7 @@ class Doorkeeper:
                 raise Unauthenticated("invalid token")
             user = await unit.identities.user_named(name) if known else None
             if user is not None:
-                return Bearer(await principal_of(unit, user, source), claims)
+                return Bearer(await admitted(unit, user, source), claims)
             root = next((one for one in await unit.identities.projects() if one.parent is None), None)
         if root is None:
             raise Unauthenticated("invalid token")
@@ -204,18 +206,26 @@ async def principal_of(unit: Unit, user: User, source: str = "") -> Principal:
     return Principal(user.name, user.project, EVERYTHING, user.operator, reach, user.id, source)
 
 
+async def admitted(unit: Unit, user: User, source: str) -> Principal:
+    """The same, of who comes in now. :raise Unauthenticated: the user is disabled."""
+    if user.disabled:
+        raise Unauthenticated()
+    return await principal_of(unit, user, source)
+
+
 async def as_now(unit: Unit, principal: Principal) -> Principal:
     """The same caller with what is granted to it now: a connection may last longer than a right.
 
-    :raise Unauthenticated: it was a user who is gone.
+    :raise Unauthenticated: it was a user who is gone or disabled.
     """
     if principal.user is None:
         return principal
     try:
-        now = await principal_of(unit, await unit.identities.user(principal.user), principal.source)
+        now = await admitted(unit, await unit.identities.user(principal.user), principal.source)
     except NotFound as error:
         raise Unauthenticated() from error
-    return replace(now.limited(principal.actions).in_project(principal.project), until=principal.until)
+    now = now.limited(principal.actions).in_project(principal.project)
+    return replace(now, until=principal.until, fence=principal.fence)
 
 
 def reach_of(granted: Iterable[Grant], below: Iterable[tuple[ProjectId, ProjectId | None]]) -> Reach:

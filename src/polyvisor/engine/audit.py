@@ -69,7 +69,8 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "rows": {"add": "row.add", "save": "row.save", "remove": "row.remove"},
     "rights": {"assign": "pool.assign", "revoke": "pool.revoke"},
     "grants": {"assign": "grant.assign", "revoke": "grant.revoke"},
-    "keys": {"create": "key.create", "delete": "key.delete"},
+    "derived": {"change": "grant.derive"},
+    "keys": {"create": "key.create", "update": "key.update", "delete": "key.delete"},
 }  # fmt: skip
 """Noun of the engine, its verb, and what the log calls that."""
 

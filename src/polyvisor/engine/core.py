@@ -8,6 +8,7 @@ from pathlib import Path
 
 from polyvisor.access.credentials import Doorkeeper
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
+from polyvisor.engine.derived import DerivedEngine
 from polyvisor.engine.events import EventsEngine
 from polyvisor.engine.foreigners import ForeignersEngine
 from polyvisor.engine.forks import ForksEngine
@@ -116,7 +117,7 @@ class Engine:
         inhabitants = Inhabitants(self.instances, self.power, self.volumes, self.snapshots, self.ingresses)
         self.projects = ProjectsEngine(store, clock, inhabitants)
         self.users = UsersEngine(store, clock)
-        self.grants = GrantsEngine(store)
+        self.grants, self.derived = GrantsEngine(store), DerivedEngine(store)
         self.numbers = NumbersEngine(store)
         self.rights = RightsEngine(store, host)
         self.audit = AuditEngine(store, clock)

@@ -41,6 +41,24 @@ async def find_user(unit: Unit, key: str) -> User:
     return user
 
 
+async def rule_over(unit: Unit, principal: Principal, user: User, action: Action) -> None:
+    """Let pass who may do that to a user, and holds all that the user holds.
+
+    :raise NotFound: the caller may not know of the user. :raise Forbidden: it may not do that to this one.
+    """
+    if not principal.may_somewhere(Action.USER_VIEW) and not principal.may_somewhere(action):
+        raise NotFound(f"no user {user.name[:80]!r}", field="user", subject=user.name)
+    require_somewhere(principal, action)
+    if principal.operator and principal.whole:
+        return
+    other = await principal_of(unit, user)
+    for project, held in other.reach.items():
+        if other.operator or not all(principal.may(one, project) for one in {action, *held}):
+            raise Forbidden("the user may do what this credential may not")
+    if other.operator:
+        raise Forbidden("the user is an operator")
+
+
 class UsersEngine:
     """Create, read, change, delete users."""
 
@@ -49,8 +67,9 @@ class UsersEngine:
         self._clock = clock
 
     async def create(
-        self, principal: Principal, name: str, password: str, *, project: str = "", operator: bool = False
-    ) -> User:
+        self, principal: Principal, name: str, password: str, *, project: str = "", operator: bool = False,
+        disabled: bool = False,
+    ) -> User:  # fmt: skip
         """A user who acts in that project, by default the caller's, and may do nothing yet.
 
         :raise Forbidden: also to make an operator without being one. :raise Invalid, Exists, NotFound:
@@ -66,7 +85,7 @@ class UsersEngine:
             if not principal.operator and not principal.reach.get(home.id):
                 raise NotFound(f"no project {project[:80]!r}", field="project", subject=project)
             require(principal, Action.USER_CREATE, home.id)
-            user = User(UserId(mint()), name, hashed, home.id, operator, self._clock())
+            user = User(UserId(mint()), name, hashed, home.id, operator, self._clock(), disabled=disabled)
             try:
                 return await unit.identities.add_user(user)
             except Exists as error:
@@ -93,9 +112,10 @@ class UsersEngine:
 
     async def update(
         self, principal: Principal, key: str, *, password: str | None = None, project: str | None = None,
-        operator: bool | None = None,
+        operator: bool | None = None, disabled: bool | None = None,
     ) -> User:  # fmt: skip
-        """Another password, which ends the user's sessions; another project to act in; an operator or one no more.
+        """Another password, which ends the user's sessions; another project to act in; an operator or one no more;
+        disabled, which ends the sessions too, or let in again.
 
         One may do that to oneself, but for the last; to others who may alter users and holds all that they hold.
         :raise NotFound, Forbidden, Invalid:
@@ -109,13 +129,16 @@ class UsersEngine:
                 require_operator(principal)
                 await self._keep_one(unit, user, still=operator)
                 user = replace(user, operator=operator)
+            if disabled is not None:
+                await self._keep_one(unit, user, still=not disabled)
+                user = replace(user, disabled=disabled)
             if project is not None:
                 home = await find_project(unit, project)
                 if not user.operator and not (await principal_of(unit, user)).reach.get(home.id):
                     raise NotFound(f"no project {project[:80]!r}", field="project", subject=project)
                 user = replace(user, project=home.id)
             await unit.identities.save_user(replace(user, password=hashed or user.password))
-            if hashed:
+            if hashed or disabled:
                 await unit.identities.end_sessions(of=user.id)
         return user
 
@@ -123,7 +146,7 @@ class UsersEngine:
         """:raise NotFound: :raise Forbidden:"""
         user = await find_user(unit, key)
         if user.id != principal.user:
-            await self._rule(unit, principal, user, Action.USER_ALTER)
+            await rule_over(unit, principal, user, Action.USER_ALTER)
         elif not principal.whole:  # a key with less than all must not become its user
             raise Forbidden("this credential may not alter users")
         return user
@@ -135,26 +158,14 @@ class UsersEngine:
         """
         async with self._store.write() as unit:
             user = await find_user(unit, key)
-            await self._rule(unit, principal, user, Action.USER_DELETE)
+            await rule_over(unit, principal, user, Action.USER_DELETE)
             await self._keep_one(unit, user, still=False)
             await unit.identities.remove_user(user.id, self._clock())
 
-    async def _rule(self, unit: Unit, principal: Principal, user: User, action: Action) -> None:
-        """:raise NotFound: the caller may not know of the user. :raise Forbidden: it may not do that to this one."""
-        if not principal.may_somewhere(Action.USER_VIEW) and not principal.may_somewhere(action):
-            raise NotFound(f"no user {user.name[:80]!r}", field="user", subject=user.name)
-        require_somewhere(principal, action)
-        if principal.operator and principal.whole:
-            return
-        other = await principal_of(unit, user)
-        for project, held in other.reach.items():
-            if other.operator or not all(principal.may(one, project) for one in {action, *held}):
-                raise Forbidden("the user may do what this credential may not")
-        if other.operator:
-            raise Forbidden("the user is an operator")
-
     async def _keep_one(self, unit: Unit, user: User, *, still: bool) -> None:
-        if user.operator and not still and sum(one.operator for one in await unit.identities.users()) == 1:
+        if not user.operator or user.disabled or still:
+            return
+        if sum(one.operator and not one.disabled for one in await unit.identities.users()) == 1:
             raise WrongState("operator: this is the last one", field="operator", subject=user.name)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from polyvisor.model.faults import Invalid
+from polyvisor.model.fence import NO_FENCE, Fence
 from polyvisor.model.ids import KeyId, ProjectId, UserId
 from polyvisor.model.principal import Action
 
@@ -50,7 +51,10 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person; `password` is an argon2 hash, `project` where it acts unless told otherwise."""
+    """A person; `password` is an argon2 hash, `project` where it acts unless told otherwise.
+
+    Who is `disabled` is let in nowhere, and keeps all that it was granted.
+    """
 
     id: UserId
     name: str
@@ -59,15 +63,20 @@ class User:
     operator: bool
     created: datetime
     number: int = 0
+    disabled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A user may do this in a project and all below it."""
+    """A user may do this in a project and all below it.
+
+    `origin` is the dialect whose rows say so; "": somebody granted it himself.
+    """
 
     user: UserId
     project: ProjectId
     action: Action
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,7 @@ class ApiKey:
     """An API key as stored: a hash, never the key. `prefix` is what lists show.
 
     It acts as its `user` or, without one, as the whole of its project. `scopes` None: everything that one may do.
+    From outside its `fence` it is no key.
     """
 
     id: KeyId
@@ -88,6 +98,7 @@ class ApiKey:
     user: UserId | None = None
     scopes: frozenset[Action] | None = None
     used: datetime | None = None
+    fence: Fence = NO_FENCE
 
 
 @dataclass(frozen=True, slots=True)

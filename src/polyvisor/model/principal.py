@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from polyvisor.model.fence import NO_FENCE, Fence
 from polyvisor.model.ids import ProjectId, UserId
 
 
@@ -76,7 +77,7 @@ class Principal:
 
     It acts in `project` unless it says otherwise. `actions` is what its credential lets through at all, `reach` what it
     was granted where; an `operator` may do everything everywhere. `source` is the network address it called from.
-    After `until` its credential holds no more.
+    After `until` its credential holds no more, nor from outside its `fence`.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Principal:
     user: UserId | None = None
     source: str = ""
     until: datetime | None = None
+    fence: Fence = NO_FENCE
 
     @property
     def whole(self) -> bool:

@@ -323,10 +323,12 @@ class Identities(Protocol):
         """Insert; gives the number, 0 to the first. :raise Exists:"""
 
     async def save_user(self, user: User) -> None:
-        """Write password, project and whether it is an operator. :raise NotFound:"""
+        """Write password, project, whether it is an operator and whether it is disabled. :raise NotFound:"""
 
     async def remove_user(self, id: UserId, at: datetime) -> None:
-        """Delete, with what was granted to it, its keys and sessions; its name is remembered. :raise NotFound:"""
+        """Delete, with what was granted to it, its keys and sessions, and the rows about it and its keys; its name is
+        remembered. :raise NotFound:
+        """
 
     async def removed_user(self, name: str) -> datetime | None:
         """When the last user of that name was removed; None: there was none."""
@@ -341,13 +343,19 @@ class Identities(Protocol):
         """Every user, oldest first."""
 
     async def put_grant(self, grant: Grant) -> bool:
-        """Insert; False: it is there already. :raise NotFound:"""
+        """Insert; False: it is there already. :raise NotFound: :raise Exists: a derived one is there."""
 
     async def remove_grants(self, user: UserId, project: ProjectId, actions: Iterable[Action] | None = None) -> int:
-        """Delete those, or all of the user's on the project; how many there were."""
+        """Delete those, or all of the user's on the project, but for derived ones; how many there were."""
 
     async def grants(self, user: UserId | None = None, project: ProjectId | None = None) -> Sequence[Grant]:
-        """Those of a user, on a project, or all; what is inherited is not among them."""
+        """Those of a user, on a project, or all, derived ones too; what is inherited is not among them."""
+
+    async def derived(self, origin: str) -> Sequence[Grant]:
+        """Those of that origin."""
+
+    async def remove_derived(self, grant: Grant) -> None:
+        """Delete one that has an origin, if it is there."""
 
     async def add_key(self, key: ApiKey) -> None:
         """Insert."""
@@ -361,8 +369,11 @@ class Identities(Protocol):
     async def used_key(self, id: KeyId, at: datetime) -> None:
         """Write when it was used last."""
 
+    async def save_key(self, key: ApiKey) -> None:
+        """Write name, when it expires, scopes and fence. :raise NotFound:"""
+
     async def remove_key(self, id: KeyId) -> None:
-        """:raise NotFound:"""
+        """Delete, with the rows about it. :raise NotFound:"""
 
     async def add_session(self, session: Session) -> None:
         """Insert."""

@@ -6,17 +6,28 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, insert, literal, or_, select, update
+from sqlalchemy import Executable, delete, insert, literal, or_, select, update
 
 from polyvisor.model.faults import NotFound
+from polyvisor.model.fence import Net, fence, shown
 from polyvisor.model.identity import ApiKey, Grant, Project, Quotas, Session, User
 from polyvisor.model.ids import KeyId, ProjectId, UserId
 from polyvisor.model.principal import Action
 from polyvisor.store import codec
-from polyvisor.store.tables import api_keys, former_users, grants, meta, projects, sessions, users
+from polyvisor.store.foreigners import forget
+from polyvisor.store.tables import (
+    api_keys,
+    derived_grants,
+    former_users,
+    grants,
+    meta,
+    projects,
+    sessions,
+    users,
+)
 from polyvisor.store.work import Work
 
-_p, _u, _g = projects.c, users.c, grants.c
+_p, _u, _g, _d = projects.c, users.c, grants.c, derived_grants.c
 
 
 class SqlIdentities:
@@ -78,12 +89,15 @@ class SqlIdentities:
         return await self.user(user.id)
 
     async def save_user(self, user: User) -> None:
-        """Write password, project and whether it is an operator."""
+        """Write password, project, whether it is an operator and whether it is disabled."""
         await self._work.revise(update(users).where(_u.id == user.id).values(_standing(user)), user.name, "user")
 
     async def remove_user(self, id: UserId, at: datetime) -> None:
-        """Delete, with what was granted to it, its keys and sessions."""
+        """Delete, with what was granted to it, its keys and sessions, and the rows about them."""
         name = (await self.user(id)).name
+        for key in [key.id for key in await self.keys() if key.user == id]:
+            await forget(self._work, key)
+        await forget(self._work, id)
         await self._work.revise(delete(users).where(_u.id == id), id, "user")
         await self._work.change(delete(former_users).where(former_users.c.name == name))
         await self._work.insert(insert(former_users).values(name=name, removed=codec.micros(at)), name)
@@ -114,6 +128,9 @@ class SqlIdentities:
     async def put_grant(self, grant: Grant) -> bool:
         """Insert; False: it is there already."""
         row = {"user": grant.user, "project": grant.project, "action": grant.action.value}
+        if grant.origin:
+            await self._work.insert(insert(derived_grants).values(origin=grant.origin, **row), grant.user)
+            return True
         here = _g.user == grant.user, _g.project == grant.project, _g.action == grant.action.value
         if await self._work.row(select(grants).where(*here)) is not None:
             return False
@@ -129,14 +146,27 @@ class SqlIdentities:
 
     async def grants(self, user: UserId | None = None, project: ProjectId | None = None) -> Sequence[Grant]:
         """Those of a user, on a project, or all."""
-        query = select(grants).order_by(_g.project, _g.user, _g.action)
-        query = query if user is None else query.where(_g.user == user)
-        return await self._grants(query if project is None else query.where(_g.project == project))
+        own = select(literal("").label("origin"), _g.user, _g.project, _g.action)
+        derived = select(_d.origin, _d.user, _d.project, _d.action)
+        if user is not None:
+            own, derived = own.where(_g.user == user), derived.where(_d.user == user)
+        if project is not None:
+            own, derived = own.where(_g.project == project), derived.where(_d.project == project)
+        return await self._grants(own.union_all(derived).order_by("project", "user", "action", "origin"))
 
-    async def _grants(self, query: Select[Any]) -> Sequence[Grant]:
+    async def derived(self, origin: str) -> Sequence[Grant]:
+        """Those that a dialect's rows say."""
+        return await self._grants(select(derived_grants).where(_d.origin == origin))
+
+    async def remove_derived(self, grant: Grant) -> None:
+        """Delete one of those."""
+        here = _d.user == grant.user, _d.project == grant.project, _d.action == grant.action.value
+        await self._work.change(delete(derived_grants).where(_d.origin == grant.origin, *here))
+
+    async def _grants(self, query: Executable) -> Sequence[Grant]:
         known = {action.value: action for action in Action}  # one that a newer version knew allows nothing here
         return [
-            Grant(UserId(row.user), ProjectId(row.project), known[row.action])
+            Grant(UserId(row.user), ProjectId(row.project), known[row.action], row.origin)
             for row in await self._work.rows(query)
             if row.action in known
         ]
@@ -148,7 +178,7 @@ class SqlIdentities:
         row: dict[str, Any] = {"id": key.id, "name": key.name, "project": key.project, "prefix": key.prefix}
         row |= {"digest": key.digest, "created": codec.micros(key.created), "operator": key.operator}
         row |= {"expires": codec.micros_or_none(key.expires), "user": key.user, "used": codec.micros_or_none(key.used)}
-        row |= {"scopes": None if key.scopes is None else " ".join(sorted(key.scopes))}
+        row |= _limited(key)
         await self._work.insert(insert(api_keys).values(row), key.id, missing=key.project)
 
     async def key_by_digest(self, digest: str) -> ApiKey | None:
@@ -165,8 +195,14 @@ class SqlIdentities:
         """Write when it was used last."""
         await self._work.change(update(api_keys).where(api_keys.c.id == id).values(used=codec.micros(at)))
 
+    async def save_key(self, key: ApiKey) -> None:
+        """Write name, when it expires, scopes and fence."""
+        row = {"name": key.name, "expires": codec.micros_or_none(key.expires)} | _limited(key)
+        await self._work.revise(update(api_keys).where(api_keys.c.id == key.id).values(row), key.id, "key")
+
     async def remove_key(self, id: KeyId) -> None:
-        """Delete."""
+        """Delete, with the rows about it."""
+        await forget(self._work, id)
         await self._work.revise(delete(api_keys).where(api_keys.c.id == id), id, "key")
 
     async def add_session(self, session: Session) -> None:
@@ -222,7 +258,17 @@ def _limits(quotas: Quotas) -> dict[str, Any]:
 
 
 def _standing(user: User) -> dict[str, Any]:
-    return {"password": user.password, "project": user.project, "operator": user.operator}
+    told = {"password": user.password, "project": user.project}
+    return told | {"operator": user.operator, "disabled": user.disabled}
+
+
+def _limited(key: ApiKey) -> dict[str, Any]:
+    scopes = None if key.scopes is None else " ".join(sorted(key.scopes))
+    return {"scopes": scopes, "allow": _words(key.fence.allow), "deny": _words(key.fence.deny)}
+
+
+def _words(nets: Iterable[Net]) -> str:
+    return " ".join(shown(net) for net in nets)
 
 
 def _project(row: Any) -> Project:
@@ -238,7 +284,10 @@ def _project(row: Any) -> Project:
 
 def _user(row: Any) -> User:
     created = codec.moment(row.created)
-    return User(UserId(row.id), row.name, row.password, ProjectId(row.project), bool(row.operator), created, row.number)
+    return User(
+        UserId(row.id), row.name, row.password, ProjectId(row.project), bool(row.operator), created, row.number,
+        bool(row.disabled),
+    )  # fmt: skip
 
 
 def _key(row: Any) -> ApiKey:
@@ -256,4 +305,5 @@ def _key(row: Any) -> ApiKey:
         user=UserId(row.user) if row.user else None,
         scopes=scopes,
         used=codec.moment_or_none(row.used),
+        fence=fence(row.allow.split(), row.deny.split()),
     )

@@ -65,6 +65,7 @@ users = Table(
     Column("operator", Boolean, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("number", BigInteger, nullable=False),
+    Column("disabled", Boolean, nullable=False),
     UniqueConstraint("name", name="uq_users_name"),
     UniqueConstraint("number", name="uq_users_number"),
     Index("ix_users_project", "project"),
@@ -88,6 +89,19 @@ grants = Table(
     Index("ix_grants_project", "project"),
 )
 
+# What the rows of a dialect say that users may do.
+derived_grants = Table(
+    "derived_grants",
+    metadata,
+    Column("origin", Text, nullable=False),
+    Column("user", Text, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("project", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("action", Text, nullable=False),
+    PrimaryKeyConstraint("origin", "user", "project", "action"),
+    Index("ix_derived_grants_user", "user"),
+    Index("ix_derived_grants_project", "project"),
+)
+
 api_keys = Table(
     "api_keys",
     metadata,
@@ -102,6 +116,8 @@ api_keys = Table(
     Column("user", Text, ForeignKey("users.id", ondelete="CASCADE")),
     Column("scopes", Text),
     Column("used", BigInteger),
+    Column("allow", Text, nullable=False),
+    Column("deny", Text, nullable=False),
     UniqueConstraint("digest", name="uq_api_keys_digest"),
     Index("ix_api_keys_user", "user"),
 )

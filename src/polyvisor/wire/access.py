@@ -101,11 +101,13 @@ class CreateUser(_Request):
 
 
 class UpdateUser(_Request):
-    """What is left out stays. Another password ends the user's sessions."""
+    """What is left out stays. Another password ends the user's sessions, and so does being disabled: who is that is let
+    in nowhere."""
 
     password: Password | None = None
     project: ProjectKey | None = None
     operator: bool | None = None
+    disabled: bool | None = None
 
 
 class User(_Reply):
@@ -115,6 +117,7 @@ class User(_Reply):
     name: str
     project: str
     operator: bool
+    disabled: bool = False
     created: datetime
 
 

@@ -51,13 +51,13 @@ class Api:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    async def post(self, path: str, **body: Any) -> Any:
+    async def post(self, path: str, /, **body: Any) -> Any:
         """The receipt of a POST."""
         answer = await self.ask("POST", path, body)
         assert answer.status_code == 201, answer.text
         return answer.json()
 
-    async def made(self, table: str, **body: Any) -> int:
+    async def made(self, table: str, /, **body: Any) -> int:
         """The key of a new row."""
         return int((await self.post(table, **body))["$key"])
 

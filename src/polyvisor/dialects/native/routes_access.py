@@ -13,6 +13,7 @@ from starlette.responses import Response
 from polyvisor.dialects.kit.credentials import source_of
 from polyvisor.dialects.native.auth import Caller, Core, credential
 from polyvisor.dialects.native.params import Key, PageSize
+from polyvisor.engine.keys import KeyRequest
 from polyvisor.engine.projects import Standing
 from polyvisor.engine.users import Membership
 from polyvisor.model.faults import Invalid, Unauthenticated
@@ -158,7 +159,8 @@ async def delete_user(key: Key, caller: Caller, core: Core) -> Response:
 
 def _user(user: User) -> wire.User:
     return wire.User(
-        id=user.id, name=user.name, project=user.project, operator=user.operator, created=user.created
+        id=user.id, name=user.name, project=user.project, operator=user.operator, disabled=user.disabled,
+        created=user.created,
     )  # fmt: skip
 
 
@@ -218,7 +220,7 @@ async def create_key(body: wire.CreateKey, caller: Caller, core: Core) -> wire.C
     if body.lifetime is not None:
         expires = datetime.now(UTC) + timedelta(seconds=min(parse_duration(body.lifetime, "lifetime"), 10**10))
     scopes = None if body.scopes is None else actions_of(body.scopes)
-    key, record = await core.keys.create(caller, body.name, project=body.project, scopes=scopes, expires=expires)
+    key, record = await core.keys.create(caller, KeyRequest(body.name, body.project, scopes, expires))
     return wire.CreatedKey(key=key, record=_key(record))
 
 

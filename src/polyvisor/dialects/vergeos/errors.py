@@ -49,6 +49,11 @@ def conflict(text: str) -> Refusal:
     return Refusal(409, text)
 
 
+def taken() -> Refusal:
+    """Of a row that is there already, and not by its name alone."""
+    return Refusal(409, "Row exists")
+
+
 def required(parameter: str) -> Refusal:
     """Of an action that lacks a parameter."""
     return Refusal(422, f"{parameter} is a required parameter")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from polyvisor.dialects.vergeos.sources import (
@@ -123,6 +123,12 @@ class World:
             for kind in {row.kind for row in wanted}:
                 for one in _OF_VMS if kind in _OF_VMS else (kind,):
                     self._rows.pop(one, None)
+
+    async def once(self, name: str, make: Callable[[], Awaitable[Any]]) -> Any:
+        """What `make` makes, made for this request once."""
+        if name not in self._made:
+            self._made[name] = await make()
+        return self._made[name]
 
     def forget(self) -> None:
         """Something was changed: all is read anew."""

@@ -47,7 +47,7 @@ class Column:
     `arg`: written here but kept elsewhere: in no view, and a number asked by name is a text (vergeos.md §2.1).
     `choices` are words and their display texts, `aliases` other words that mean one of them.
     `low` and `high` bound numbers; `shortest`, `longest` and the characters `forbidden` bound texts.
-    `summary`: in the view of that name. `hidden`: in no view.
+    `summary`: in the view of that name. `hidden`: in no view. `as_written`: a REF that keeps the `/v4/` it came with.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Column:
     forbidden: str = ""
     summary: bool = False
     hidden: bool = False
+    as_written: bool = False
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -175,8 +176,10 @@ def _foreign(column: Column, value: object) -> int | str:
 
 def _reference(column: Column, value: object) -> str:
     tables = column.targets
-    if isinstance(value, str) and _REFERENCE.fullmatch(value) and (not tables or value.partition("/")[0] in tables):
-        return value
+    if isinstance(value, str):
+        plain = value.removeprefix("/v4/")
+        if _REFERENCE.fullmatch(plain) and (not tables or plain.partition("/")[0] in tables):
+            return value if column.as_written else plain
     raise invalid_field(column.name, "is not a row")
 
 

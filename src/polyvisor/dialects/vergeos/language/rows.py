@@ -87,7 +87,7 @@ def split(reference: object) -> tuple[str, object]:
     """Table and key of a REF; a table of no name where it is none."""
     if not isinstance(reference, str):
         return "", None
-    table, _, key = reference.partition("/")
+    table, _, key = reference.removeprefix("/v4/").partition("/")
     return table, int(key) if key.isascii() and key.isdecimal() and len(key) < 20 else key
 
 

@@ -13,9 +13,14 @@ from polyvisor.dialects.vergeos.tables import (
     empty,
     files,
     host,
+    keys,
     machines,
     nics,
+    notes,
+    people,
+    permissions,
     snapshots,
+    tags,
     vms,
 )
 
@@ -31,6 +36,11 @@ RESOURCES: Mapping[str, Resource] = {
         *snapshots.RESOURCES,
         *files.RESOURCES,
         *host.RESOURCES,
+        *people.RESOURCES,
+        *permissions.RESOURCES,
+        *keys.RESOURCES,
+        *tags.RESOURCES,
+        *notes.RESOURCES,
         *empty.RESOURCES,
     )
 }
