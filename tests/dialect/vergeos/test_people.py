@@ -169,3 +169,8 @@ async def test_groups_of_another_project_are_not_shown(served: Served, api: Api,
     await stranger.refused(
         404, "'parent_group'", "POST", "members", {"parent_group": group, "member": f"users/{boss.key}"}
     )
+
+
+async def test_a_second_factor_is_not_promised(api: Api) -> None:
+    body = {"name": fresh("user"), "password": "secret-secret", "two_factor_authentication": True}
+    await api.refused(422, "two_factor_authentication", "POST", "users", body)

@@ -78,8 +78,15 @@ _ENGINES = frozenset({"name", "password", "enabled", "two_factor_setup_next_logi
 # -- users -------------------------------------------------------------------------------------------------------------
 
 
+def _no_second_factor(values: dict[str, Any]) -> None:
+    """Whoever turns it on would believe that nobody gets in by his password alone. :raise Refusal:"""
+    if values.get("two_factor_authentication"):
+        raise invalid_field("two_factor_authentication", "there is no second factor here")
+
+
 async def _create_user(call: Call, values: dict[str, Any]) -> Made:
     """A user who may do nothing yet but alter itself."""
+    _no_second_factor(values)
     home = where(call.principal, Action.USER_CREATE)
     try:
         user = await call.core.users.create(
@@ -100,6 +107,7 @@ async def _create_user(call: Call, values: dict[str, Any]) -> Made:
 
 async def _change_user(call: Call, one: Person, values: dict[str, Any]) -> None:
     """Oneself, or who holds no more than the caller."""
+    _no_second_factor(values)
     if values.get("name", one.name) != one.name:
         raise read_only("name")
     disabled = None if "enabled" not in values else not values["enabled"]
