@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -201,3 +204,29 @@ def test_parts_come_to_a_running_vm_and_it_hibernates(verge: Verge, counting: by
     vm.power_on()
     eventually(lambda: boots(disk) == 2, 90)
     assert vm.machine_status.get().running_ram == 1024
+
+
+def test_upstreams_command_line_drives_a_vm(verge: Verge, tmp_path: Path) -> None:
+    host = verge.url.removeprefix("https://")
+    told = {"VERGE_HOST": host, "VERGE_TOKEN": verge.key, "HOME": str(tmp_path), "VERGE_VERIFY_SSL": "false"}
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("CA_BUNDLE")} | told
+
+    def vrg(*words: str, code: int = 0) -> Any:
+        line = [sys.executable, "-m", "verge_cli", "--insecure", "-o", "json", *words]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return json.loads(done.stdout) if done.stdout.strip().startswith(("{", "[")) else done.stdout
+
+    name, copy = ("c" + uuid.uuid4().hex[:8] for _ in range(2))
+    vrg("vm", "create", "--name", name, "--ram", "512", "--cpu", "1")
+    assert name in [row["name"] for row in vrg("vm", "list")]
+    vrg("vm", "start", name, "--wait", "--timeout", "30")
+    assert vrg("vm", "get", name)["status"] == "running"
+    vrg("vm", "reset", name, "--yes")
+    vrg("vm", "stop", name, "--force", "--wait", "--timeout", "30")
+    vrg("vm", "snapshot", "create", name, "--name", "s")
+    assert [row["name"] for row in vrg("vm", "snapshot", "list", name)] == ["s"]
+    vrg("vm", "clone", name, "--name", copy)
+    for one in (copy, name):
+        vrg("vm", "delete", one, "--yes")
+    assert not {name, copy} & {row["name"] for row in vrg("vm", "list")}

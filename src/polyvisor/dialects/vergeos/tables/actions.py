@@ -135,6 +135,16 @@ async def restore(call: Call, vm: Vm, params: Mapping[str, Any]) -> None:
         await power_on(call, next(one for one in await call.world.live() if one.key == target.key), {})
 
 
+async def erase(call: Call, vm: Vm, params: Mapping[str, Any]) -> None:
+    """A drive is as empty as a new one."""
+    drive = await _drive(call, vm, {"device": params.get("drive", params.get("device"))}, "Drive")
+    await drives.erase(call, drive)
+
+
+async def look_again(call: Call, vm: Vm, params: Mapping[str, Any]) -> None:
+    """Its state is asked anew with every request: there is nothing to be brought up to date."""
+
+
 async def quiesce(call: Call, vm: Vm, params: Mapping[str, Any]) -> None:
     """The guest writes down all that it has, and goes on."""
     await _run(call, vm, ("sync",))
@@ -265,12 +275,13 @@ def _id(vm: Vm) -> str:
 ACTIONS: Mapping[str, Action] = {
     "poweron": power_on, "poweroff": power_off, "kill": kill, "reset": reset, "guestreset": _graceful,
     "guestreboot": _graceful, "hibernate": hibernate, "migrate": migrate, "move": migrate, "clone": clone,
-    "snapshot": snapshot, "restore": restore, "quiesce_snapshot": quiesce, "hotplugdrive": hotplug_drive,
+    "snapshot": snapshot, "restore": restore, "quiesce_snapshot": quiesce, "fsync_strict": quiesce,
+    "erase_drive": erase, "refresh": look_again, "hotplugdrive": hotplug_drive,
     "hotplugnic": hotplug_nic, "changecd": change_cd, "changenet": change_net, "paste": paste,
     "execute": execute,
 }  # fmt: skip
 _OF_SNAPSHOTS = frozenset({"clone", "restore"})
-_LOCKED = frozenset(ACTIONS) - {"execute", "paste", "quiesce_snapshot"}
+_LOCKED = frozenset(ACTIONS) - {"execute", "paste", "quiesce_snapshot", "fsync_strict", "refresh"}
 
 
 async def _create(call: Call, values: dict[str, Any]) -> Made:

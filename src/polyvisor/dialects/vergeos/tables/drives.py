@@ -282,6 +282,22 @@ async def remove(call: Call, drive: Drive) -> None:
             await call.core.volumes.delete(call.principal, drive.volume.id)
 
 
+async def erase(call: Call, drive: Drive) -> None:
+    """All of it is zeros: it has another volume, of the same size. :raise Refusal: a running machine has it."""
+    if drive.volume is None or not drive.kept.get("owned"):
+        raise errors.conflict("Only a disk of the VM's own can be erased")
+    if drive.online:
+        raise errors.conflict("Unable to erase online drive")
+    principal = call.principal.in_project(drive.vm.project)
+    blank = await call.core.media.create_blank(principal, "", drive.volume.size, kind=_DISK)
+    if drive.mount is not None:
+        await plugging.unplug(call, drive)
+        await plugging.plug(call, drive.vm, drive.kept, blank)
+    told = json.dumps({**drive.kept, "volume": blank.id})
+    await call.core.rows.save(call.principal, [replace(drive.row, data=told)], Action.INSTANCE_ALTER)
+    await call.core.volumes.delete(call.principal, drive.volume.id)
+
+
 async def _universal(call: Call, drive: Drive, body: object) -> object:
     """Secure Boot keys are the firmware's here: there are none to apply to a drive."""
     raise Refusal(422, "The drive has no EFI variables to apply")
