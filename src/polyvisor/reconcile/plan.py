@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from polyvisor.model.faults import Fault, Unavailable, WrongState
 from polyvisor.model.host import Observation, Sight
-from polyvisor.model.instance import UNHEALTHY, Ended, Instance, Observed, Phase, Power
+from polyvisor.model.instance import UNHEALTHY, Ended, Instance, Observed, Phase, Power, RunRecord
 from polyvisor.model.operation import Operation, Verb
 from polyvisor.reconcile import facts
 from polyvisor.reconcile.journal import began, done, given_up
@@ -83,6 +83,22 @@ def plan(instance: Instance, operation: Operation | None, seen: Observation, now
         return _restart(instance, operation, seen, now)
     towards = {Power.ON: _up, Power.OFF: _down, Power.PAUSED: _pause, Power.SUSPENDED: _suspend}
     return towards[instance.intent.power](instance, operation, seen, now)
+
+
+def proven(instance: Instance, step: StepName, seen: Observation, result: object) -> Observation | None:
+    """What is to be seen after a step that was done, where it needs no look: what was `seen` before, but for what the
+    step itself is proof of. What happens to the machine beside it is told by a hint, as at any other time.
+    """
+    if step is StepName.RESTORE and isinstance(result, RunRecord):
+        return replace(seen, sight=Sight.RUNNING, run=result, ready=False, ended=None, saved=False, rebooting=False)
+    goes_on = seen.sight is Sight.RUNNING and instance.intent.power is Power.ON
+    return seen if step is StepName.SNAPSHOT and goes_on else None
+
+
+def needs_more(instance: Instance, settled: Settled, seen: Observation, now: datetime) -> bool:
+    """Whether what was written down brings about the next thing by itself, such as a restart."""
+    after = plan(replace(instance, observed=settled.observed, operation=None), None, seen, now)
+    return not isinstance(after, Settled) or after.observed != settled.observed
 
 
 def _ran(seen: Observation) -> bool:

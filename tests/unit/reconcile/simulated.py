@@ -13,7 +13,7 @@ from polyvisor.model.operation import Operation, Outcome, Verb
 from polyvisor.model.spec import Firmware, RestartPolicy, Shape, Spec
 from polyvisor.model.units import GIB, MIB, Bytes
 from polyvisor.reconcile import facts, journal
-from polyvisor.reconcile.plan import LIVE, Act, Next, Settled, Undo, Wait, plan
+from polyvisor.reconcile.plan import LIVE, Act, Next, Settled, Undo, Wait, needs_more, plan, proven
 from polyvisor.reconcile.steps import StepName
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -148,9 +148,18 @@ def settle(instance: Instance, operation: Operation | None, machine: Machine, li
             _write(story, told.observed)
             if told.observed == was.observed and not closed:
                 return story
+            if not needs_more(was, told, machine.look(), story.now):
+                assert machine.sight is Sight.DEAF or _rests(story), "there was more to be done"
+                return story
         elif _stays(story, told):
             return story
     raise AssertionError(f"no end after {limit} turns: {story.steps}, {machine}, {story.instance.observed}")
+
+
+def _rests(story: Story) -> bool:
+    """Whether a look finds nothing to do or to write."""
+    told = plan(story.instance, None, story.machine.look(), story.now)
+    return isinstance(told, Settled) and told.observed == story.instance.observed
 
 
 def _write(story: Story, observed: Observed) -> None:
@@ -193,6 +202,7 @@ def _stays(story: Story, told: Next) -> bool:
 def _act(story: Story, step: StepName) -> None:
     if story.operation is not None:
         story.operation = journal.begin(story.operation, step, story.now)
+    before = story.machine.look()
     try:
         story.machine.do(step)
     except NoCapacity as fault:
@@ -203,6 +213,8 @@ def _act(story: Story, step: StepName) -> None:
         else:
             story.operation = journal.give_up(story.operation, fault)
         return
+    proof = proven(story.instance, step, before, story.machine.run)
+    assert proof in (None, story.machine.look())
     if story.operation is not None:
         story.operation = journal.finish(story.operation, step)
 
