@@ -97,28 +97,33 @@ class Runner:
         :raise Fault: to be tried again.
         """
         if operation is not None:
-            operation = journal.begin(operation, act.step, self._clock())
+            operation = journal.begin(operation, act.step, self._clock(), *act.then)
         work = await self._begun(instance, act.observed or instance.observed, operation)
-        try:
-            if isinstance(work, Fault):
-                raise work
-            result = await self._run(work, act.step)
-        except Exception as error:
-            fault = error if isinstance(error, Fault) else Internal(private=repr(error))
-            log.warning("%s: %s: %s %s", instance.id, act.step, fault.public, fault.private, exc_info=error)
-            await self._refused(instance, operation, act.step, fault)
-            return None
-        if operation is None:
-            return None
+        results: list[object] = []
+        for name in (act.step, *act.then):
+            try:
+                if isinstance(work, Fault):
+                    raise work
+                results.append(await self._run(work, name))
+            except Exception as error:
+                fault = error if isinstance(error, Fault) else Internal(private=repr(error))
+                log.warning("%s: %s: %s %s", instance.id, name, fault.public, fault.private, exc_info=error)
+                await self._refused(instance, operation, name, fault)
+                return None
+            operation = None if operation is None else journal.finish(operation, name)
+        return None if operation is None else await self._done(instance, operation, act, seen, results[0])
+
+    async def _done(
+        self, instance: Instance, operation: Operation, act: Act, seen: Observation, result: object
+    ) -> Observation | None:
         proof = proven(instance, act.step, seen, result)
-        done = journal.finish(operation, act.step)
-        after = plan(instance, done, proof, self._clock()) if proof is not None else None
-        if not isinstance(after, Settled):
-            await self._over(operation, act.step, result)
-            return None
+        after = plan(instance, operation, proof, self._clock()) if proof is not None else None
         size = Bytes(result) if act.step is StepName.SNAPSHOT and isinstance(result, int) else None
-        await self._close(instance, after.observed, done, after.fault, size)
-        return proof
+        if isinstance(after, Settled):
+            await self._close(instance, after.observed, operation, after.fault, size)
+            return proof
+        await self._over(operation, act.step, size)
+        return None
 
     async def _begun(self, instance: Instance, observed: Observed, operation: Operation | None) -> Work | Fault:
         """Written down; and what the step acts on, or why there is none."""
@@ -143,12 +148,11 @@ class Runner:
         self.hook("after", name)
         return result
 
-    async def _over(self, operation: Operation, name: StepName, result: object = None) -> None:
-        operation = journal.finish(operation, name)
-        if name is StepName.SNAPSHOT:  # what it says is written with it, or it is asked again
-            assert isinstance(result, int)
+    async def _over(self, operation: Operation, name: StepName, size: Bytes | None = None) -> None:
+        """`size`: that of the snapshot that was made, which is written with that it was, or it is asked again."""
+        if size is not None:
             async with self._store.write() as unit:
-                await snapshots.made(unit, operation, Bytes(result))
+                await snapshots.made(unit, operation, size)
         self._ahead[operation.instance] = operation
         if name in _NOT_TWICE:
             await self._save(operation)
@@ -166,7 +170,7 @@ class Runner:
         elif operation is None or operation.verb is Verb.DELETE or name in _FORWARD:
             raise fault
         elif _may_fail(operation.verb, name):
-            await self._over(operation, name)
+            await self._over(journal.finish(operation, name), name)
         else:
             self._ahead[instance.id] = operation = journal.give_up(operation, fault)
             await self._save(operation)

@@ -14,7 +14,7 @@ from polyvisor.model.spec import Firmware, RestartPolicy, Shape, Spec
 from polyvisor.model.units import GIB, MIB, Bytes
 from polyvisor.reconcile import facts, journal
 from polyvisor.reconcile.plan import LIVE, Act, Next, Settled, Undo, Wait, needs_more, plan, proven
-from polyvisor.reconcile.steps import StepName
+from polyvisor.reconcile.steps import STEPS, StepName
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 ID = InstanceId("i" * 24)
@@ -189,34 +189,40 @@ def _stays(story: Story, told: Next) -> bool:
             seen = story.machine.look()
             _write(story, facts.refused(story.instance, seen, fault, story.now, live=live))
             story.operation, story.fault = None, fault.kind
-        case Act(step, observed):
-            story.steps.append(step)
+        case Act(step, observed, then):
             if observed is not None:
                 _write(story, observed)
-            _act(story, step)
+            _act(story, step, then)
         case _:
             raise AssertionError(told)
     return False
 
 
-def _act(story: Story, step: StepName) -> None:
+def _act(story: Story, first: StepName, then: tuple[StepName, ...]) -> None:
     if story.operation is not None:
-        story.operation = journal.begin(story.operation, step, story.now)
+        story.operation = journal.begin(story.operation, first, story.now, *then)
+    assert not any(STEPS[step].undo for step in then)
     before = story.machine.look()
-    try:
-        story.machine.do(step)
-    except NoCapacity as fault:
-        if story.operation is None:
+    for step in (first, *then):
+        story.steps.append(step)
+        try:
+            story.machine.do(step)
+        except NoCapacity as fault:
+            _refused(story, step, fault)
             return
-        if story.operation.verb in (Verb.STOP, Verb.RESTART):
+        if story.operation is not None:
             story.operation = journal.finish(story.operation, step)
-        else:
-            story.operation = journal.give_up(story.operation, fault)
-        return
-    proof = proven(story.instance, step, before, story.machine.run)
+    proof = proven(story.instance, first, before, story.machine.run)
     assert proof in (None, story.machine.look())
-    if story.operation is not None:
+
+
+def _refused(story: Story, step: StepName, fault: NoCapacity) -> None:
+    if story.operation is None:
+        return
+    if story.operation.verb in (Verb.STOP, Verb.RESTART):
         story.operation = journal.finish(story.operation, step)
+    else:
+        story.operation = journal.give_up(story.operation, fault)
 
 
 def an_intent(verb: Verb, *, force: bool = False) -> Intent:
