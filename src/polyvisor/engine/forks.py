@@ -96,7 +96,8 @@ class ForksEngine:
             async with turn:
                 del self._gathering[of]
                 taken = await self._snapshots.create(principal, of[0], kind=of[1], transient=True)
-                await self._snapshots.settle(taken, Until.LAUNCHED, _LIMIT)
+                assert taken.asked is not None  # it repeats none
+                await self._instances.settle(taken.asked, Until.LAUNCHED, _LIMIT)
                 return taken.snapshot.id
         finally:
             # Free is not yet unwanted: who waits for it takes it only after this.

@@ -324,15 +324,17 @@ class InstancesEngine:
         if until is Until.ACCEPTED or (asked.operation is None and until is not Until.READY):
             return asked.instance
         end = None if limit is None else monotonic() + limit
+        found: Instance | None = asked.instance
         if asked.operation is not None:
-            await self._closed(asked.instance.id, asked.operation, limit)
-        wanted = _is_ready if until is Until.READY else lambda _: True
-        left = None if end is None else max(0.0, end - monotonic())
-        found = await self._waits.until(asked.instance.id, wanted, left)
+            found = await self._closed(asked.instance.id, asked.operation, limit)
+        if found is not None and until is Until.READY and not _is_ready(found):
+            left = None if end is None else max(0.0, end - monotonic())
+            found = await self._waits.until(asked.instance.id, _is_ready, left)
         return found if found is not None else asked.instance
 
-    async def _closed(self, id: InstanceId, operation: OperationId, limit: float | None) -> None:
-        done = await self._waits.finished(id, operation, limit)
+    async def _closed(self, id: InstanceId, operation: OperationId, limit: float | None) -> Instance | None:
+        """The instance as it was when that was closed; None: it was gone by then."""
+        done, instance = await self._waits.closed(id, operation, limit)
         if done.outcome is Outcome.FAILED:
             raise revive(done.fault_kind, done.fault)
         if done.outcome is Outcome.SUPERSEDED:
@@ -340,7 +342,8 @@ class InstancesEngine:
                 latest = (await unit.operations.page(None, id, 1))[0]
             if latest.verb is not done.verb:
                 raise Stale(f"a later request ({latest.verb}) took the place of this one", subject=id)
-            await self._closed(id, latest.id, limit)  # the same, asked again: a stop that became a forced one
+            return await self._closed(id, latest.id, limit)  # the same, asked again: a stop that became a forced one
+        return instance
 
     async def wait(
         self, principal: Principal, key: str, wanted: Callable[[Instance], bool], limit: float | None

@@ -9,7 +9,7 @@ from polyvisor.model.faults import NotFound, TimedOut, Unavailable
 from polyvisor.model.ids import InstanceId, OperationId
 from polyvisor.model.instance import Instance
 from polyvisor.model.operation import Operation, Outcome
-from polyvisor.ports.store import Store
+from polyvisor.ports.store import Store, Unit
 
 
 async def _news(topics: AsyncIterator[str]) -> None:
@@ -18,6 +18,13 @@ async def _news(topics: AsyncIterator[str]) -> None:
         await anext(topics)
     except StopAsyncIteration as error:
         raise Unavailable("the server is stopping") from error
+
+
+async def _there(unit: Unit, id: InstanceId) -> Instance | None:
+    try:
+        return await unit.instances.get(id)
+    except NotFound:
+        return None
 
 
 class Waits:
@@ -43,23 +50,29 @@ class Waits:
 
     async def _now(self, id: InstanceId) -> Instance | None:
         async with self._store.read() as unit:
-            try:
-                return await unit.instances.get(id)
-            except NotFound:
-                return None
+            return await _there(unit, id)
 
     async def finished(self, id: InstanceId, operation: OperationId, limit: float | None) -> Operation:
         """The operation once it is closed. :raise TimedOut:"""
+        return (await self.closed(id, operation, limit))[0]
+
+    async def closed(
+        self, id: InstanceId, operation: OperationId, limit: float | None
+    ) -> tuple[Operation, Instance | None]:
+        """The operation once it is closed, and the instance as it was then, if it was still there. :raise TimedOut:"""
         try:
             async with asyncio.timeout(limit), self._store.follow(f"over:{id}") as topics:
-                found = await self._operation(operation)
-                while found.outcome is Outcome.OPEN:
+                found = await self._both(id, operation)
+                while found[0].outcome is Outcome.OPEN:
                     await _news(topics)
-                    found = await self._operation(operation)
+                    found = await self._both(id, operation)
                 return found
         except TimeoutError as error:
             raise TimedOut("the operation did not finish in time", subject=id) from error
 
-    async def _operation(self, id: OperationId) -> Operation:
+    async def _both(self, id: InstanceId, operation: OperationId) -> tuple[Operation, Instance | None]:
         async with self._store.read() as unit:
-            return await unit.operations.get(id)
+            found = await unit.operations.get(operation)
+            if found.outcome is Outcome.OPEN:
+                return found, None
+            return found, await _there(unit, id)

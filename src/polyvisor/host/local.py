@@ -200,7 +200,7 @@ class LocalHost:
         if vm is None and id in self._deaf:
             return Observation(id, Sight.DEAF, prepared, run=self._deaf[id], saved=saved)
         if vm is None and (last is None or not last.pid):
-            return Observation(id, Sight.GONE, prepared, saved=saved)
+            return Observation(id, Sight.GONE, prepared, saved=saved, bare=saved and self._memory_files.is_idle(id))
         sight, run = (await vm.status(), vm.record) if vm is not None else (Sight.GONE, last)
         assert run is not None
         ended = None
@@ -209,7 +209,7 @@ class LocalHost:
             ended = await asyncio.to_thread(runs.how_it_ended, here / JOURNAL, run, self._boot_id, shut_down=down)
         ready = sight is Sight.RUNNING and self._watcher.ready(id)
         trouble, rebooting = (vm.trouble, vm.rebooting) if vm is not None else ("", False)
-        bare = sight is Sight.RUNNING and self._memory_files.is_idle(id)
+        bare = (sight is Sight.RUNNING or saved) and self._memory_files.is_idle(id)
         return Observation(id, sight, prepared, ready, run, ended, trouble, saved, rebooting, bare)
 
     def _prepared(self, blueprint: Blueprint) -> bool:
@@ -396,10 +396,10 @@ class LocalHost:
                 await self.kill(id)
             memory, saved = await self._memory_files.waiting(blueprint)
             await self._begin(blueprint, memory, lambda machine: self._hypervisor.restore(machine, saved))
-        await self.resume(id)
         with contextlib.suppress(Fault):  # what it lent when it was saved was needed then, and may not be now
-            if await self.guest_memory(id) < blueprint.spec.memory:
+            if await self.guest_memory(id) < blueprint.spec.memory:  # asked while it stands still: it answers at once
                 await self.balloon(id, blueprint.spec.memory)
+        await self.resume(id)
         return self._vms[id].record
 
     async def available(self) -> Bytes:

@@ -27,8 +27,8 @@ class Observation:
 
     `run` is the process seen, or the last one when it is gone and was not cleared away yet; `ended` says how it ended,
     `trouble` why a machine stopped that nobody stopped. `saved`: its memory is there and it can go on from it.
-    `rebooting`: it has ended because its guest boots anew, in a process that has to be started for it. `bare`: it runs
-    and knows who it is, and was never told what for.
+    `rebooting`: it has ended because its guest boots anew, in a process that has to be started for it. `bare`: it runs,
+    or is saved, and knows who it is, and was never told what for.
     """
 
     id: InstanceId

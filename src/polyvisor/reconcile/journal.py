@@ -24,10 +24,12 @@ def entry_of(name: StepName, at: datetime) -> str:
     return f"{name}@{at.timestamp():.3f}"
 
 
-def begin(operation: Operation, name: StepName, at: datetime) -> Operation:
-    """The step begins. One that began before does so anew: a journal does not grow by repeating."""
-    kept = tuple(line for line in operation.journal if line != f"{name}.done" and line.partition("@")[0] != name)
-    return replace(operation, journal=(*kept, entry_of(name, at)), progress=str(name))
+def begin(operation: Operation, name: StepName, at: datetime, *then: StepName) -> Operation:
+    """The step begins, and `then` those. One that began before does so anew: a journal does not grow by repeating."""
+    names = (name, *then)
+    again = {*names, *(f"{one}.done" for one in names)}
+    kept = tuple(line for line in operation.journal if line.partition("@")[0] not in again)
+    return replace(operation, journal=(*kept, *(entry_of(one, at) for one in names)), progress=str(name))
 
 
 def finish(operation: Operation, name: StepName) -> Operation:

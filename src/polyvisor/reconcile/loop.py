@@ -17,7 +17,7 @@ from polyvisor.model.ids import InstanceId
 from polyvisor.model.instance import Instance, Phase
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store
-from polyvisor.reconcile.plan import Act, Settled, Undo, Wait, plan
+from polyvisor.reconcile.plan import Act, Settled, Undo, Wait, needs_more, plan
 from polyvisor.reconcile.runner import Crash, Runner
 
 log = logging.getLogger("polyvisor.reconcile")
@@ -134,8 +134,8 @@ class Reconciler:
         seen = await self._host.look(blueprint_of(instance))
         match plan(instance, operation, seen, self._clock()):
             case Act() as act if acting:
-                await self.runner.act(instance, operation, act)
-                raise _Again
+                if await self.runner.act(instance, operation, act, seen) is None:
+                    raise _Again
             case Undo(fault) if acting and operation is not None:
                 await self.runner.undo(instance, operation, fault)
                 raise _Again
@@ -144,8 +144,8 @@ class Reconciler:
                 return until
             case Settled() as settled:
                 await self.runner.settle(instance, operation, settled)
-                if (operation is not None or settled.observed != instance.observed) and not settled.forget:
-                    raise _Again  # facts may bring about the next thing, such as a restart
+                if not settled.forget and needs_more(instance, settled, seen, self._clock()):
+                    raise _Again
         return None
 
     # -- being woken ---------------------------------------------------------------------------------------------

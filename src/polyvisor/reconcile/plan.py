@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from polyvisor.model.faults import Fault, Unavailable, WrongState
 from polyvisor.model.host import Observation, Sight
-from polyvisor.model.instance import UNHEALTHY, Ended, Instance, Observed, Phase, Power
+from polyvisor.model.instance import UNHEALTHY, Ended, Instance, Observed, Phase, Power, RunRecord
 from polyvisor.model.operation import Operation, Verb
 from polyvisor.reconcile import facts
 from polyvisor.reconcile.journal import began, done, given_up
@@ -31,10 +31,12 @@ _AT_REST_TOO = {Verb.SNAPSHOT, Verb.REVERT}  # there is something to do without 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Run this step, then look again; `observed` is to be written first when it differs."""
+    """Run this step, then look again; `observed` is to be written first when it differs. `then`: steps that follow
+    without a look, since whatever it shows they are next; there is nothing to take back of them."""
 
     step: StepName
     observed: Observed | None = None
+    then: tuple[StepName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,24 @@ def plan(instance: Instance, operation: Operation | None, seen: Observation, now
         return _restart(instance, operation, seen, now)
     towards = {Power.ON: _up, Power.OFF: _down, Power.PAUSED: _pause, Power.SUSPENDED: _suspend}
     return towards[instance.intent.power](instance, operation, seen, now)
+
+
+def proven(instance: Instance, step: StepName, seen: Observation, result: object) -> Observation | None:
+    """What is to be seen after a step that was done, where it needs no look: what was `seen` before, but for what the
+    step itself is proof of. What happens to the machine beside it is told by a hint, as at any other time.
+    """
+    if step is StepName.RESTORE and isinstance(result, RunRecord):
+        return replace(seen, sight=Sight.RUNNING, run=result, ready=False, ended=None, saved=False, rebooting=False)
+    if step is StepName.SUSPEND:
+        return replace(seen, sight=Sight.GONE, run=None, ready=False, ended=None, trouble="", saved=True)
+    goes_on = seen.sight is Sight.RUNNING and instance.intent.power is Power.ON
+    return seen if step is StepName.SNAPSHOT and goes_on else None
+
+
+def needs_more(instance: Instance, settled: Settled, seen: Observation, now: datetime) -> bool:
+    """Whether what was written down brings about the next thing by itself, such as a restart."""
+    after = plan(replace(instance, observed=settled.observed, operation=None), None, seen, now)
+    return not isinstance(after, Settled) or after.observed != settled.observed
 
 
 def _ran(seen: Observation) -> bool:
@@ -158,7 +178,7 @@ def _down(instance: Instance, operation: Operation | None, seen: Observation, no
 
 def _suspend(instance: Instance, operation: Operation | None, seen: Observation, now: datetime) -> Next:
     if seen.sight in (Sight.RUNNING, Sight.PAUSED):
-        return Act(StepName.SUSPEND)
+        return Act(StepName.SUSPEND, then=() if operation is None else (StepName.UNPLUG,))
     if not seen.saved or seen.sight is Sight.DEAF:
         return _not_up(instance, operation, seen, now)
     if _ran(seen):
@@ -198,12 +218,13 @@ def _pause(instance: Instance, operation: Operation | None, seen: Observation, n
 
 
 def _delete(operation: Operation | None, seen: Observation) -> Next:
+    clearing = () if operation is None else (StepName.UNPLUG, StepName.REMOVE_DISKS)
     if _ran(seen):
-        return Act(StepName.KILL)
+        return Act(StepName.KILL, then=() if seen.saved else clearing)
     if seen.saved:
-        return Act(StepName.DISCARD)  # or it would keep its place in the network, to be woken
+        return Act(StepName.DISCARD, then=clearing)  # or it would keep its place in the network, to be woken
     if operation is not None and not done(operation, StepName.UNPLUG):
-        return Act(StepName.UNPLUG)
+        return Act(StepName.UNPLUG, then=(StepName.REMOVE_DISKS,))
     if seen.prepared or (operation is not None and not done(operation, StepName.REMOVE_DISKS)):
         return Act(StepName.REMOVE_DISKS)
     return Settled(Observed(), forget=True)

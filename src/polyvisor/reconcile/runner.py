@@ -12,7 +12,7 @@ from datetime import datetime
 from polyvisor.model.blueprint import blueprint_of, disk_of
 from polyvisor.model.event import Event
 from polyvisor.model.faults import Fault, Internal, NotFound
-from polyvisor.model.host import Sight
+from polyvisor.model.host import Observation, Sight
 from polyvisor.model.ids import InstanceId, SnapshotId, VolumeId
 from polyvisor.model.instance import Instance, MountState, Observed, Phase, Power, advance, timed
 from polyvisor.model.operation import Operation, Outcome, Verb
@@ -20,7 +20,7 @@ from polyvisor.model.units import Bytes
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store, Unit
 from polyvisor.reconcile import facts, journal, snapshots
-from polyvisor.reconcile.plan import LIVE, Act, Settled
+from polyvisor.reconcile.plan import LIVE, Act, Settled, plan, proven
 from polyvisor.reconcile.steps import STEPS, StepName, Work
 
 log = logging.getLogger("polyvisor.reconcile")
@@ -78,33 +78,65 @@ class Runner:
             instance.intent.packing,
         )  # fmt: skip
 
-    async def _whole_work(self, instance: Instance, operation: Operation | None) -> Work:
+    async def _whole_work(self, unit: Unit, instance: Instance, operation: Operation | None) -> Work:
         """As `work`, with what only the record of the snapshot says."""
         work = self.work(instance, operation)
         if operation is None or work.snapshot is None:
             return work
-        async with self._store.read() as unit:
-            return replace(work, kind=await snapshots.kind(unit, operation))
+        return replace(work, kind=await snapshots.kind(unit, operation))
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
-    async def act(self, instance: Instance, operation: Operation | None, act: Act) -> None:
+    async def act(
+        self, instance: Instance, operation: Operation | None, act: Act, seen: Observation
+    ) -> Observation | None:
         """Journal the step, run it. What is refused is given up, or tried again later where there is no other way.
 
+        :return: what is to be seen now, where the step itself is proof of it and was the last one of the operation,
+            which is closed then; None: it has to be looked at.
         :raise Fault: to be tried again.
         """
         if operation is not None:
-            operation = journal.begin(operation, act.step, self._clock())
-        await self._write(instance, act.observed or instance.observed, operation)
-        try:
-            result = await self._run(await self._whole_work(instance, operation), act.step)
-        except Exception as error:
-            fault = error if isinstance(error, Fault) else Internal(private=repr(error))
-            log.warning("%s: %s: %s %s", instance.id, act.step, fault.public, fault.private, exc_info=error)
-            await self._refused(instance, operation, act.step, fault)
-            return
-        if operation is not None:
-            await self._over(operation, act.step, result)
+            operation = journal.begin(operation, act.step, self._clock(), *act.then)
+        work = await self._begun(instance, act.observed or instance.observed, operation)
+        results: list[object] = []
+        for name in (act.step, *act.then):
+            try:
+                if isinstance(work, Fault):
+                    raise work
+                results.append(await self._run(work, name))
+            except Exception as error:
+                fault = error if isinstance(error, Fault) else Internal(private=repr(error))
+                log.warning("%s: %s: %s %s", instance.id, name, fault.public, fault.private, exc_info=error)
+                await self._refused(instance, operation, name, fault)
+                return None
+            operation = None if operation is None else journal.finish(operation, name)
+        return None if operation is None else await self._done(instance, operation, act, seen, results[0])
+
+    async def _done(
+        self, instance: Instance, operation: Operation, act: Act, seen: Observation, result: object
+    ) -> Observation | None:
+        proof = proven(instance, act.step, seen, result)
+        after = plan(instance, operation, proof, self._clock()) if proof is not None else None
+        size = Bytes(result) if act.step is StepName.SNAPSHOT and isinstance(result, int) else None
+        if isinstance(after, Settled):
+            await self._close(instance, after.observed, operation, after.fault, size)
+            return proof
+        await self._over(operation, act.step, size)
+        return None
+
+    async def _begun(self, instance: Instance, observed: Observed, operation: Operation | None) -> Work | Fault:
+        """Written down; and what the step acts on, or why there is none."""
+        if operation is None:
+            await self._write(instance, observed, None)
+            return self.work(instance, None)
+        async with self._store.write() as unit:
+            await self._saw(unit, instance, observed)
+            await unit.operations.save(operation)
+            try:
+                return await self._whole_work(unit, instance, operation)
+            except NotFound as fault:
+                return fault
 
     async def _run(self, work: Work, name: StepName) -> object:
         self.hook("before", name)
@@ -116,12 +148,11 @@ class Runner:
         self.hook("after", name)
         return result
 
-    async def _over(self, operation: Operation, name: StepName, result: object = None) -> None:
-        operation = journal.finish(operation, name)
-        if name is StepName.SNAPSHOT:  # what it says is written with it, or it is asked again
-            assert isinstance(result, int)
+    async def _over(self, operation: Operation, name: StepName, size: Bytes | None = None) -> None:
+        """`size`: that of the snapshot that was made, which is written with that it was, or it is asked again."""
+        if size is not None:
             async with self._store.write() as unit:
-                await snapshots.made(unit, operation, Bytes(result))
+                await snapshots.made(unit, operation, size)
         self._ahead[operation.instance] = operation
         if name in _NOT_TWICE:
             await self._save(operation)
@@ -139,7 +170,7 @@ class Runner:
         elif operation is None or operation.verb is Verb.DELETE or name in _FORWARD:
             raise fault
         elif _may_fail(operation.verb, name):
-            await self._over(operation, name)
+            await self._over(journal.finish(operation, name), name)
         else:
             self._ahead[instance.id] = operation = journal.give_up(operation, fault)
             await self._save(operation)
@@ -149,7 +180,8 @@ class Runner:
 
         :raise Fault: a step cannot be taken back now; all of it is tried again later, nothing is left out.
         """
-        work = await self._whole_work(instance, operation)
+        async with self._store.read() as unit:
+            work = await self._whole_work(unit, instance, operation)
         seen = await self._host.look(work.blueprint)
         for step in journal.to_undo(operation):
             if step.undo is None or (step.live and seen.sight in (Sight.ENDED, Sight.GONE)):
@@ -204,20 +236,24 @@ class Runner:
             await unit.events.append(event)
 
     async def _close(
-        self, instance: Instance, observed: Observed, operation: Operation | None, fault: Fault | None
-    ) -> None:
+        self, instance: Instance, observed: Observed, operation: Operation | None, fault: Fault | None,
+        size: Bytes | None = None,
+    ) -> None:  # fmt: skip
+        """`size`: that of the snapshot which was made, where nobody has written it down yet."""
         left: Sequence[SnapshotId] = ()
         async with self._store.write() as unit:
             await self._saw(unit, instance, observed)
             if operation is not None:
                 current = await unit.operations.current(instance.id)
                 if current is not None and current.id == operation.id:
-                    await self._finish(unit, instance, operation, fault)
+                    await self._finish(unit, instance, operation, fault, size)
                     left = await snapshots.left_behind(unit, instance, operation)
         self._ahead.pop(instance.id, None)
         await self._remove(left)
 
-    async def _finish(self, unit: Unit, instance: Instance, operation: Operation, fault: Fault | None) -> None:
+    async def _finish(
+        self, unit: Unit, instance: Instance, operation: Operation, fault: Fault | None, size: Bytes | None = None
+    ) -> None:
         now = self._clock()
         outcome = Outcome.FAILED if fault else Outcome.DONE
         await unit.operations.save(
@@ -227,7 +263,7 @@ class Runner:
             )
         )  # fmt: skip
         await _claims(unit, instance, operation, fault)
-        await snapshots.closed(unit, operation, fault, now)
+        await snapshots.closed(unit, operation, fault, now, size)
         if instance.spare:
             return
         data = {"operation": str(operation.id), "verb": str(operation.verb), "outcome": str(outcome)}

@@ -36,15 +36,17 @@ async def made(unit: Unit, operation: Operation, size: Bytes) -> None:
     await unit.snapshots.save(SnapshotId(operation.subject), SnapshotState.CREATING, size)
 
 
-async def closed(unit: Unit, operation: Operation, fault: Fault | None, now: datetime) -> None:
-    """It is ready, or there never was one: the undo has removed what there was of it."""
+async def closed(
+    unit: Unit, operation: Operation, fault: Fault | None, now: datetime, size: Bytes | None = None
+) -> None:
+    """It is ready, or there never was one: the undo has removed what there was of it. `size`: the record has none."""
     if operation.verb is not Verb.SNAPSHOT:
         return
     snapshot = await unit.snapshots.get(SnapshotId(operation.subject))
     if fault is not None:
         await unit.snapshots.forget(snapshot.id)
         return
-    await unit.snapshots.save(snapshot.id, SnapshotState.READY, snapshot.size)
+    await unit.snapshots.save(snapshot.id, SnapshotState.READY, snapshot.size if size is None else size)
     if not snapshot.transient:
         data = {"name": snapshot.name, "instance": str(snapshot.source)}
         await unit.events.append(Event("snapshot.created", snapshot.project, snapshot.id, now, data))

@@ -104,9 +104,9 @@ async def _unsuspend(work: Work) -> None:
         await work.host.resume(work.blueprint.id)
 
 
-async def _restore(work: Work) -> None:
+async def _restore(work: Work) -> object:
     await work.host.plug(work.blueprint)
-    await work.host.restore(work.blueprint)
+    return await work.host.restore(work.blueprint)
 
 
 async def _configure(work: Work) -> None:

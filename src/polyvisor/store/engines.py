@@ -27,7 +27,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from polyvisor.model.faults import Invalid
-from polyvisor.store import onehop
+from polyvisor.store import onthespot
 
 SYNCHRONOUS = "FULL"
 READERS = 4
@@ -38,7 +38,7 @@ _WAL_LIMIT = 64 * 1024**2  # bytes the log may keep on disk once it has been mov
 
 _SWITCHES, _SWITCH_PAUSE = 100, 0.05  # seconds between tries
 
-_SQLITE = {"timeout": WAIT, "async_creator_fn": onehop.connect}
+_SQLITE = {"timeout": WAIT, "async_creator_fn": onthespot.connect}
 _POSTGRES = {
     "timeout": WAIT,
     "command_timeout": 60,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, insert, select, true, update
 
 from polyvisor.model.faults import NotFound
 from polyvisor.model.identity import Usage
@@ -17,7 +17,7 @@ from polyvisor.model.query import Page
 from polyvisor.model.spec import Spec
 from polyvisor.store import claims, codec, foreigners, keyset
 from polyvisor.store.snapshots import is_counted
-from polyvisor.store.tables import instances, is_open, is_spare, labels, operations, snapshots, volumes
+from polyvisor.store.tables import attachments, instances, is_open, is_spare, labels, operations, snapshots, volumes
 from polyvisor.store.work import Work, owned
 
 _i = instances.c
@@ -25,6 +25,7 @@ _i = instances.c
 # A lookup for each row rather than a join: while PostgreSQL's statistics lag behind a burst of operations it
 # compares every instance with every operation, which takes ten times as long.
 _open = select(operations.c.id).where(operations.c.instance == _i.id, is_open).scalar_subquery()
+_mounted = exists().where(attachments.c.instance == _i.id)
 _SELECT = select(
     _i.id,
     _i.number,
@@ -199,10 +200,11 @@ class SqlInstances:
         return [row.id for row in await self._work.rows(query)]
 
     async def _one(self, which: ColumnElement[bool], subject: str) -> Instance:
-        row = await self._work.row(_SELECT.where(which))
+        row = await self._work.row(_SELECT.add_columns(_mounted).where(which))
         if row is None:
             raise NotFound("there is no such instance", subject=subject)
-        return _decode(row, await claims.mounts(self._work, _i.id == row.id))
+        *row, mounted = row
+        return _decode(row, await claims.mounts(self._work, _i.id == row[0]) if mounted else {})
 
     async def _set(self, id: InstanceId, values: Mapping[str, Any]) -> None:
         await self._work.revise(update(instances).where(_i.id == id).values(**values), id, "instance")

@@ -72,9 +72,11 @@ class SqlOperations:
         worth knowing, but it must not come back to life.
         """
         mine = update(operations).where(_o.id == operation.id)
-        await self._work.revise(mine.values(**_progress(operation)), operation.id, "operation")
-        if operation.outcome is not Outcome.OPEN:
-            await self._work.change(mine.where(is_open).values(**_outcome(operation)))
+        progress, closed = _progress(operation), operation.outcome is not Outcome.OPEN
+        both = mine.where(is_open).values(**progress, **_outcome(operation))
+        if not (closed and await self._work.change(both)):
+            await self._work.revise(mine.values(**progress), operation.id, "operation")
+        if closed:
             self._work.tell(f"over:{operation.instance}")
         self._work.tell(f"fact:{operation.instance}")
 

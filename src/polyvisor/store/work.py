@@ -28,7 +28,7 @@ class Work:
     def __init__(self, connection: AsyncConnection, *, writes: bool) -> None:
         self._connection = connection
         self._writes = writes
-        self._savepoints = connection.dialect.name == "postgresql"
+        self._waits = self._savepoints = connection.dialect.name == "postgresql"
         self.topics: dict[str, None] = {}  # a set that keeps its order
         self.spoilt: Fault | None = None
 
@@ -90,7 +90,8 @@ class Work:
         if self.spoilt is not None:
             raise self.spoilt
         try:
-            return await to_the_end(self._connection.execute(statement))
+            running = self._connection.execute(statement)
+            return await (to_the_end(running) if self._waits else running)  # else see `onthespot`
         except Exception as exc:
             fault = fault_of(exc)
             if fault is None:

@@ -56,6 +56,18 @@ async def test_a_copied_overlay_is_the_one_that_would_have_been_made(paths: Path
     assert info(paths.disk(other.id))["virtual-size"] == 96 * MIB
 
 
+async def test_the_overlay_of_each_snapshot_names_the_layer_below_it(paths: Paths) -> None:
+    storage, one = FileStorage(paths), blueprint(64 * MIB)
+    await storage.make(one, Path("/nowhere"))
+    below = []
+    for generation in (1, 2, 3):
+        await storage.snapshot(one, Path("/nowhere"), mint(), None)
+        facts = info(paths.disk(one.id, generation))
+        assert (facts["virtual-size"], facts["backing-filename-format"]) == (64 * MIB, "qcow2")
+        below.append(Path(facts["full-backing-filename"]).resolve())
+    assert set(below) == {paths.layer_disk(folder.name).resolve() for folder in paths.layers.iterdir()}
+
+
 async def test_what_a_guest_wrote_is_not_copied(paths: Paths) -> None:
     storage = FileStorage(paths)
     first, second = blueprint(64 * MIB), blueprint(64 * MIB)

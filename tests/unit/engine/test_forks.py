@@ -22,7 +22,7 @@ class Snapshots:
     async def create(self, *_: object, **__: object) -> Any:
         self.count, self.now = self.count + 1, self.now + 1
         self.most = max(self.most, self.now)
-        return SimpleNamespace(snapshot=SimpleNamespace(id=str(self.count)))
+        return SimpleNamespace(snapshot=SimpleNamespace(id=str(self.count)), asked=SimpleNamespace())
 
     async def settle(self, *_: object) -> None:
         await asyncio.sleep(0.01)
@@ -31,7 +31,7 @@ class Snapshots:
 
 async def test_a_turn_that_is_waited_for_is_not_forgotten() -> None:
     snapshots = Snapshots()
-    forks = ForksEngine(cast("Any", None), cast("Any", snapshots))
+    forks = ForksEngine(cast("Any", snapshots), cast("Any", snapshots))  # instances wait for what snapshots open
     made = []
     for _ in range(12):
         batch = forks._join(cast("Any", None), OF)

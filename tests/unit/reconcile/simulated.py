@@ -13,8 +13,8 @@ from polyvisor.model.operation import Operation, Outcome, Verb
 from polyvisor.model.spec import Firmware, RestartPolicy, Shape, Spec
 from polyvisor.model.units import GIB, MIB, Bytes
 from polyvisor.reconcile import facts, journal
-from polyvisor.reconcile.plan import LIVE, Act, Next, Settled, Undo, Wait, plan
-from polyvisor.reconcile.steps import StepName
+from polyvisor.reconcile.plan import LIVE, Act, Next, Settled, Undo, Wait, needs_more, plan, proven
+from polyvisor.reconcile.steps import STEPS, StepName
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 ID = InstanceId("i" * 24)
@@ -148,9 +148,18 @@ def settle(instance: Instance, operation: Operation | None, machine: Machine, li
             _write(story, told.observed)
             if told.observed == was.observed and not closed:
                 return story
+            if not needs_more(was, told, machine.look(), story.now):
+                assert machine.sight is Sight.DEAF or _rests(story), "there was more to be done"
+                return story
         elif _stays(story, told):
             return story
     raise AssertionError(f"no end after {limit} turns: {story.steps}, {machine}, {story.instance.observed}")
+
+
+def _rests(story: Story) -> bool:
+    """Whether a look finds nothing to do or to write."""
+    told = plan(story.instance, None, story.machine.look(), story.now)
+    return isinstance(told, Settled) and told.observed == story.instance.observed
 
 
 def _write(story: Story, observed: Observed) -> None:
@@ -180,31 +189,40 @@ def _stays(story: Story, told: Next) -> bool:
             seen = story.machine.look()
             _write(story, facts.refused(story.instance, seen, fault, story.now, live=live))
             story.operation, story.fault = None, fault.kind
-        case Act(step, observed):
-            story.steps.append(step)
+        case Act(step, observed, then):
             if observed is not None:
                 _write(story, observed)
-            _act(story, step)
+            _act(story, step, then)
         case _:
             raise AssertionError(told)
     return False
 
 
-def _act(story: Story, step: StepName) -> None:
+def _act(story: Story, first: StepName, then: tuple[StepName, ...]) -> None:
     if story.operation is not None:
-        story.operation = journal.begin(story.operation, step, story.now)
-    try:
-        story.machine.do(step)
-    except NoCapacity as fault:
-        if story.operation is None:
+        story.operation = journal.begin(story.operation, first, story.now, *then)
+    assert not any(STEPS[step].undo for step in then)
+    before = story.machine.look()
+    for step in (first, *then):
+        story.steps.append(step)
+        try:
+            story.machine.do(step)
+        except NoCapacity as fault:
+            _refused(story, step, fault)
             return
-        if story.operation.verb in (Verb.STOP, Verb.RESTART):
+        if story.operation is not None:
             story.operation = journal.finish(story.operation, step)
-        else:
-            story.operation = journal.give_up(story.operation, fault)
+    proof = proven(story.instance, first, before, story.machine.run)
+    assert proof in (None, story.machine.look())
+
+
+def _refused(story: Story, step: StepName, fault: NoCapacity) -> None:
+    if story.operation is None:
         return
-    if story.operation is not None:
+    if story.operation.verb in (Verb.STOP, Verb.RESTART):
         story.operation = journal.finish(story.operation, step)
+    else:
+        story.operation = journal.give_up(story.operation, fault)
 
 
 def an_intent(verb: Verb, *, force: bool = False) -> Intent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from polyvisor.ports.hypervisor import DiskFile
 _LIMIT = 60.0
 _JOIN_LIMIT = 3600.0
 _KEPT = 64
+_BACKING_AT, _BACKING = 8, struct.Struct(">QI")  # in the header: where the name of what lies below is, and its length
 _LARGEST_KEPT = MIB  # bytes of an empty overlay; those of the largest disks are not worth keeping
 
 
 class Overlays:
-    """All of one size over one file are the same bytes: the first one is made, others are copied."""
+    """All of one size are the same bytes but for the name of what lies below, so the first one with a name of that
+    length is made, and others are copies with another name in them."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int], bytes] = {}
+        self._known: dict[tuple[int, str, int], bytes] = {}
 
     async def make(self, disk: Path, back: DiskFile, size: int) -> None:
         """An empty overlay under that name, whole or not at all. What lies below is named in it for tools and people;
@@ -35,17 +38,27 @@ class Overlays:
         part = disk.with_suffix(".part")
         part.unlink(missing_ok=True)
         behind = os.path.relpath(back.path, part.parent)
-        known = self._known.get((behind, size))
+        like = (len(os.fsencode(behind)), back.format, size)
+        known = self._known.get(like)
         if known is not None:
-            await asyncio.to_thread(write_sparse, known, part)
+            await asyncio.to_thread(write_sparse, renamed(known, behind), part)
         else:
             words = ["create", "-q", "-u", "-f", "qcow2", "-F", back.format, "-b", behind]
             await _qemu_img(words, part, str(size))
             if part.stat().st_size <= _LARGEST_KEPT:
                 if len(self._known) >= _KEPT:
                     self._known.pop(next(iter(self._known)))
-                self._known[behind, size] = await asyncio.to_thread(part.read_bytes)
+                self._known[like] = await asyncio.to_thread(part.read_bytes)
         part.rename(disk)
+
+
+def renamed(overlay: bytes, behind: str) -> bytes:
+    """The qcow2 file with that name of what lies below it in place of one that is as long."""
+    at, length = _BACKING.unpack_from(overlay, _BACKING_AT)
+    name = os.fsencode(behind)
+    if length != len(name):
+        raise ValueError(f"{name!r} is not {length} bytes long")
+    return overlay[:at] + name + overlay[at + length :]
 
 
 async def _qemu_img(words: list[str], target: Path, *more: str) -> None:

@@ -178,7 +178,7 @@ class Qemu:
         qmp: Qmp | None = None
         with contextlib.suppress(Fault):  # a deaf one is still ours: it is asked again at every look
             qmp = await Qmp.connect(machine.directory / QMP_SOCKET, _ADOPT_LIMIT)
-        return QemuVm(machine.directory, machine.blueprint.spec, record, process, qmp)
+        return QemuVm(machine.directory, machine.blueprint.spec, record, process, qmp, adopted=True)
 
     def proof(self, machine: Machine, pid: int) -> RunRecord:
         """See Hypervisor."""

@@ -66,6 +66,7 @@ _PRESS_LIMIT = 3.0
 _UNPLUG_LIMIT = 30.0
 _LOAD_LIMIT = 30.0
 _LOAD_POLL = 0.002
+_STANDS_STILL = 0.1  # who stops it for a moment is not to be asked meanwhile why it stopped
 _SAVE_FDSET = 900
 _FDSET_BASE = 1000  # fd sets of hot-plugged disks: slot number above this
 _FDSET_OVERLAYS = 100_000  # fd sets of overlays that came later: generation above this
@@ -75,7 +76,10 @@ DEEPEST = 160  # disks below one another in a running machine: a read may go thr
 class QemuVm:
     """A LiveVm."""
 
-    def __init__(self, directory: Path, spec: Spec, record: RunRecord, process: Process, qmp: Qmp | None) -> None:
+    def __init__(
+        self, directory: Path, spec: Spec, record: RunRecord, process: Process, qmp: Qmp | None, *,
+        adopted: bool = False,
+    ) -> None:  # fmt: skip
         self.record = record
         self.trouble = ""
         self.rebooting = False
@@ -87,6 +91,9 @@ class QemuVm:
         self._agent: Agent | None = None
         self._keys: Keyboard | None = None
         self._opened: tuple[str, str] | None = None  # a node that is there to be switched to, and the one written to
+        self._written_to: dict[str, tuple[str, int]] = {}  # that one and how many lie below it, as of a moment ago
+        self._adopted = adopted
+        self._attempts: set[str] = set()  # overlays that we have opened, or begun to
         self._greeting = asyncio.Lock()
         self._monitor = asyncio.Lock()
         self._plugging = asyncio.Lock()
@@ -219,8 +226,11 @@ class QemuVm:
 
     async def link(self, *, up: bool) -> None:
         """See LiveVm."""
-        if "nic0" in await self._devices():
+        try:
             await self._ask("set_link", name="nic0", up=up)
+        except Internal as error:
+            if "not found" not in error.private:
+                raise
 
     async def announce(self) -> None:
         """See LiveVm. Until passt has seen a frame of the guest it does not reach it: the first connection was lost."""
@@ -336,8 +346,9 @@ class QemuVm:
         node, fdset = node_of(disk), _FDSET_OVERLAYS + disk.generation
         async with self._plugging:
             opened, self._opened = self._opened, None
+            known = self._written_to.pop(disk.serial, None)
             if opened is None or opened[0] != node:
-                active, depth = await self._active(disk.serial)
+                active, depth = known or await self._active(disk.serial)
                 if active == node:
                     await self._shorten(disk, depth)
                     return
@@ -361,7 +372,9 @@ class QemuVm:
     async def _open(self, disk: DiskFile, fdset: int) -> None:
         """The overlay, beside what the machine writes to."""
         node = node_of(disk)
-        await self._forget_node(node, fdset)
+        if self._adopted or node in self._attempts:
+            await self._forget_node(node, fdset)  # what an attempt cut short may have left
+        self._attempts.add(node)
         await self._give(disk.path, os.O_RDWR, fdset)
         try:
             for options in overlay_options(disk, f"/dev/fdset/{fdset}"):
@@ -372,7 +385,9 @@ class QemuVm:
 
     async def _shorten(self, disk: DiskFile, depth: int) -> None:
         """What was joined on the disk meanwhile is joined in the machine; it is as good without, for a while."""
-        if depth - len(backings(disk)) >= LONGER:
+        if depth - len(backings(disk)) < LONGER:
+            self._written_to[disk.serial] = node_of(disk), depth
+        else:
             try:
                 await renew(self._ask, self._give, disk)
             except (Fault, OSError) as error:
@@ -433,7 +448,9 @@ class QemuVm:
                     if qmp is None:
                         await asyncio.sleep(60)
                     else:
-                        async for _ in qmp.events("SHUTDOWN", "GUEST_PANICKED", "STOP", "RESUME"):
+                        async for event in qmp.events("SHUTDOWN", "GUEST_PANICKED", "STOP", "RESUME"):
+                            if event["event"] in ("STOP", "RESUME"):
+                                await asyncio.sleep(_STANDS_STILL)
                             break
 
     def console(self) -> AsyncIterator[bytes]:
