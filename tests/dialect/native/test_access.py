@@ -216,7 +216,8 @@ async def test_keys_have_scopes_and_an_end(served: Served) -> None:
             assert more.record.scopes == ["instance.view", "key.create"]  # no more than the key it was made with
             with pytest.raises(Refused, match="does not hold"):
                 await ci.keys.create(CreateKey(name="most", scopes=["*"]))
-        for bad, field in ((CreateKey(name="x", project="root"), "project"), (CreateKey(name="x y"), "name")):
+        other = await project_of(served)
+        for bad, field in ((CreateKey(name="x", project=other), "project"), (CreateKey(name="x y"), "name")):
             with pytest.raises(Refused) as caught:
                 await ann.keys.create(bad)
             assert caught.value.problem.field == field

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -129,3 +131,10 @@ async def api(served: Served, http: httpx.AsyncClient) -> Api:
 async def stranger(served: Served, http: httpx.AsyncClient) -> Api:
     """Somebody of another project."""
     return Api(http, {"Authorization": f"Bearer {await served.stranger()}"})
+
+
+async def volume_of(served: Served, drive: int) -> Path:
+    """The file of a drive."""
+    async with served.parts.store.read() as unit:
+        row = await unit.rows.get("vergeos", drive)
+    return served.parts.config.data / "volumes" / f"{json.loads(row.data)['volume']}.raw"

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 
 import pytest
 
 from dialect.served import Served, fresh
-from dialect.vergeos.conftest import Api, Vm
+from dialect.vergeos.conftest import Api, Vm, volume_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SNPF = (
     "$key,name,description,created,expires,expires_type,quiesced,created_manually,machine,snap_machine,snapshot_period"
 )
-
-
-async def volume_of(served: Served, api: Api, drive: int) -> Path:
-    """The file of a drive."""
-    async with served.parts.store.read() as unit:
-        row = await unit.rows.get("vergeos", drive)
-    return served.parts.config.data / "volumes" / f"{json.loads(row.data)['volume']}.raw"
 
 
 async def only_drive(api: Api, machine: int) -> int:
@@ -63,9 +54,9 @@ async def test_one_that_nobody_says_how_long_is_kept_three_days(api: Api) -> Non
 async def test_a_vm_is_restored_in_place(served: Served, api: Api) -> None:
     vm = await api.vm(description="then", cpu_cores=2)
     drive = await api.drive(vm, name="d")
-    (await volume_of(served, api, drive)).write_bytes(b"then" * 1024 * 1024)
+    (await volume_of(served, drive)).write_bytes(b"then" * 1024 * 1024)
     key = await taken(api, vm, expires=0)
-    (await volume_of(served, api, drive)).write_bytes(b"now!" * 1024 * 1024)
+    (await volume_of(served, drive)).write_bytes(b"now!" * 1024 * 1024)
     await api.put(f"vms/{vm.key}", description="now", cpu_cores=4)
     hidden = await api.get("vms", filter="is_snapshot eq true", fields="$key,machine", sort="-$key")
     snap = (await api.get(f"machine_snapshots/{key}", fields="snap_machine"))["snap_machine"]
@@ -79,7 +70,7 @@ async def test_a_vm_is_restored_in_place(served: Served, api: Api) -> None:
         assert (await api.ask("POST", "vm_actions", body)).status_code == 201
         told = await api.get(f"vms/{vm.key}", fields="description,cpu_cores,machine")
         assert told == {"description": "then", "cpu_cores": 2, "machine": vm.machine}
-        file = await volume_of(served, api, await only_drive(api, vm.machine))
+        file = await volume_of(served, await only_drive(api, vm.machine))
         assert file.read_bytes()[:8] == b"thenthen"
         file.write_bytes(b"now!" * 1024 * 1024)
     await api.act(vm, "poweron")
@@ -92,7 +83,7 @@ async def test_a_snapshot_is_restored_to_a_vm_of_its_own(served: Served, api: Ap
     vm = await api.running()
     drive = await api.drive(vm, name="d")
     await api.act(vm, "hotplugdrive", device=drive)
-    (await volume_of(served, api, drive)).write_bytes(b"data" * 1024 * 1024)
+    (await volume_of(served, drive)).write_bytes(b"data" * 1024 * 1024)
     key = await taken(api, vm, expires=0)
     snap = (await api.get(f"machine_snapshots/{key}", fields="snap_machine"))["snap_machine"]
     (hidden,) = await api.get("vms", filter=f"machine eq {snap}", fields="$key")
@@ -101,7 +92,7 @@ async def test_a_snapshot_is_restored_to_a_vm_of_its_own(served: Served, api: Ap
     assert all(isinstance(value, str) for value in made.values())
     other = Vm(int(made["vmkey"]), int(made["machinekey"]), "")
     assert await api.status(other) == "stopped"
-    file = await volume_of(served, api, await only_drive(api, other.machine))
+    file = await volume_of(served, await only_drive(api, other.machine))
     assert file.read_bytes()[:8] == b"datadata"
     await api.act(other, "poweron")
     await api.until(other, "running")
@@ -117,7 +108,7 @@ async def test_a_clone_is_another_vm(served: Served, api: Api) -> None:
     drive = await api.drive(vm, name="d")
     nic = await api.made("machine_nics", machine=vm.machine, vnet=net, macaddress="02:00:00:12:34:56")
     await api.made("cloudinit_files", name="/user-data", owner=f"vms/{vm.key}", contents="x")
-    (await volume_of(served, api, drive)).write_bytes(b"data" * 1024 * 1024)
+    (await volume_of(served, drive)).write_bytes(b"data" * 1024 * 1024)
     name = fresh("clone")
     made = (await api.act(vm, "clone", name=name, preserve_macs=False, quiesce="true"))["response"]
     told = await api.get(f"vms/{made['vmkey']}", fields="name,description,cpu_cores,uefi,created_from,machine,uuid")
@@ -125,9 +116,9 @@ async def test_a_clone_is_another_vm(served: Served, api: Api) -> None:
     assert (told["name"], told["description"], told["cpu_cores"], told["uefi"]) == (name, "d", 3, True)
     assert (told["created_from"], str(told["machine"])) == ("clone", made["machinekey"])
     assert told["uuid"] != uuid
-    file = await volume_of(served, api, await only_drive(api, told["machine"]))
-    assert file.read_bytes() == (await volume_of(served, api, drive)).read_bytes()
-    assert file != await volume_of(served, api, drive)
+    file = await volume_of(served, await only_drive(api, told["machine"]))
+    assert file.read_bytes() == (await volume_of(served, drive)).read_bytes()
+    assert file != await volume_of(served, drive)
     (other,) = await api.get("machine_nics", filter=f"machine eq {told['machine']}", fields="macaddress,vnet")
     assert other["vnet"] == net
     assert other["macaddress"] != (await api.get(f"machine_nics/{nic}", fields="macaddress"))["macaddress"]

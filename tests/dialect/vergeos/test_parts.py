@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from dialect.served import Served, fresh
-from dialect.vergeos.conftest import Api, Vm
+from dialect.vergeos.conftest import Api, Vm, volume_of
 from dialect.vergeos.test_power import fake_of
-from polyvisor.model.volume import Volume
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 DRF = (
@@ -165,17 +163,11 @@ async def test_a_drive_is_erased_while_the_vm_is_off(served: Served, api: Api) -
     key = await api.made("machine_drives", machine=vm.machine, media="import", media_source=file)
     await api.act(vm, "erase_drive", drive=key)
     assert (await api.get(f"machine_drives/{key}", fields="disksize"))["disksize"] == MIB
-    (mine,) = [one for one in await _volumes(served) if one.size == MIB and one.kind == "DISK" and one.attached]
-    assert (served.parts.config.data / "volumes" / f"{mine.id}.raw").read_bytes() == bytes(MIB)
+    assert (await volume_of(served, key)).read_bytes() == bytes(MIB)
     await api.refused(
         422, "Drive is a required parameter", "POST", "vm_actions", {"vm": vm.key, "action": "erase_drive"}
     )
     await api.act(vm, "refresh")
-
-
-async def _volumes(served: Served) -> Sequence[Volume]:
-    async with served.parts.store.read() as unit:
-        return await unit.volumes.all()
 
 
 # -- NICs --------------------------------------------------------------------------------------------------------------

@@ -228,9 +228,12 @@ async def test_a_list_costs_as_many_statements_however_long_it_is(served: Served
         for more in (0, 40):
             await asyncio.gather(*(api.vm() for _ in range(more)))
             await api.get("vms", fields=VMF)  # what is new is numbered when it is first seen
-            asked.clear()
-            rows = await api.get("vms", filter="is_snapshot eq false", fields=VMF)
-            counts.append((len(asked), len(rows)))
+            fewest = 1000
+            for _ in range(5):  # the server reads for itself, too
+                asked.clear()
+                rows = await api.get("vms", filter="is_snapshot eq false", fields=VMF)
+                fewest = min(fewest, len(asked))
+            counts.append((fewest, len(rows)))
     finally:
         event.remove(reader, "before_cursor_execute", note)
     (few, small), (many, large) = counts

@@ -22,7 +22,7 @@ from polyvisor.dialects.vergeos.resource import Call, Jobs, Locks, Resource
 from polyvisor.dialects.vergeos.sources import DIALECT
 from polyvisor.dialects.vergeos.tables import CATALOG, RESOURCES
 from polyvisor.dialects.vergeos.tables.host import VERSION
-from polyvisor.dialects.vergeos.world import World
+from polyvisor.dialects.vergeos.world import FOREIGN, World
 from polyvisor.engine import Engine
 from polyvisor.model.faults import Fault, Internal, NotFound
 from polyvisor.model.ids import InstanceId
@@ -137,7 +137,10 @@ class App:
             row = await self._engine.rows.get(DIALECT, key)
         except NotFound:
             return set()
-        return {InstanceId(row.subject)} if row.subject else None
+        foreign = row.name.startswith(
+            (FOREIGN, f"snap/{FOREIGN}")
+        )  # about a snapshot of the engine's, not about its VM
+        return {InstanceId(row.subject)} if row.subject and not foreign else None
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ from polyvisor.model.volume import DATA, Volume, VolumeState
 
 _MOST = 1_000_000
 _OF_VMS = ("vms", "machines", "machine_drives", "machine_nics", "machine_snapshots")
+FOREIGN = "engine/"
+"""How the rows of snapshots begin that another dialect took."""
 DEFAULT_NET = "Internal"
 """What the default network is called here."""
 
@@ -163,10 +165,10 @@ class World:
         if "snaps" not in self._made:
             live = {vm.row.name: vm for vm in await self.live()}
             engine = {one.id: one for one in await self.engine_snapshots()}
-            own = [row for row in await self.rows("machine_snapshots") if not row.name.startswith("engine/")]
+            own = [row for row in await self.rows("machine_snapshots") if not row.name.startswith(FOREIGN)]
             covered = {str(data_of(row).get("engine", "")) for row in own}
             foreign = [one for one in engine.values() if one.id not in covered and one.source in live]
-            wanted = [Row(DIALECT, "machine_snapshots", f"engine/{one.id}", one.project, one.id) for one in foreign]
+            wanted = [Row(DIALECT, "machine_snapshots", f"{FOREIGN}{one.id}", one.project, one.id) for one in foreign]
             names = [row.name for row in own] + [row.name for row in wanted]
             subjects = {row.name: (row.project, row.subject) for row in [*own, *wanted]}
             wanted += [
@@ -182,7 +184,7 @@ class World:
         vms, machines = await self.named("vms"), await self.named("machines")
         made = []
         for row in await self.rows("machine_snapshots"):
-            is_foreign = row.name.startswith("engine/")
+            is_foreign = row.name.startswith(FOREIGN)
             kept = engine.get(row.subject if is_foreign else data_of(row).get("engine"))
             source = live.get(kept.source if is_foreign and kept is not None else row.subject)
             if source is None or (is_foreign and kept is None):
