@@ -16,6 +16,7 @@ from polyvisor.engine.reclaim import ReclaimEngine
 from polyvisor.engine.schedules import SchedulesEngine
 from polyvisor.engine.snapshots import SnapshotsEngine
 from polyvisor.engine.standby import StandbyEngine
+from polyvisor.engine.tasks import TasksEngine
 from polyvisor.model.faults import Fault, NotFound
 from polyvisor.model.principal import SYSTEM
 from polyvisor.ports.store import Store
@@ -38,6 +39,7 @@ class Keeper:
         power: PowerEngine,
         snapshots: SnapshotsEngine,
         schedules: SchedulesEngine,
+        tasks: TasksEngine,
         pool: PoolEngine,
         reclaim: ReclaimEngine,
         standby: StandbyEngine,
@@ -49,6 +51,7 @@ class Keeper:
         self._power = power
         self._snapshots = snapshots
         self._schedules = schedules
+        self._tasks = tasks
         self._pool = pool
         self._reclaim = reclaim
         self._standby = standby
@@ -62,6 +65,7 @@ class Keeper:
         while True:
             await self._try(self.expire)
             await self._try(self._schedules.tick)
+            await self._try(self._tasks.tick)
             await self._try(self._pool.tick)
             await self._try(self._snapshots.follow)
             await self._try(self._reclaim.tick)
