@@ -13,7 +13,7 @@ from typing import Any, Literal
 class Bound:
     """What a figure must not exceed, or, `least`, must reach."""
 
-    what: Literal["p50", "p99", "p50 difference", "ratio"]
+    what: Literal["p50", "p99", "p50 difference", "ratio", "p99 ratio"]
     most: float
     least: bool = False
 
@@ -64,6 +64,8 @@ class Row:
             return self.difference
         if self.bound.what == "ratio":
             return self.ratio
+        if self.bound.what == "p99 ratio":
+            return p99(self.ours) / p99(self.beside) if self.beside else None
         return statistics.median(self.ours) if self.bound.what == "p50" else p99(self.ours)
 
     @property
@@ -76,7 +78,7 @@ class Row:
             word, most = "ok" if is_so >= bound.most else "MISSED", f"of at least {number(bound.most)}"
         else:
             word, most = "ok" if is_so <= bound.most else "EXCEEDED", f"of {number(bound.most)}"
-        unit = "" if bound.what == "ratio" else f" {self.unit}"
+        unit = "" if bound.what.endswith("ratio") else f" {self.unit}"
         return f"{word}: {bound.what} {number(is_so)}{self._spread} {most}{unit}"
 
     @property

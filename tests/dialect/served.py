@@ -59,11 +59,16 @@ class Served:
             await unit.identities.add_key(record)
         return key
 
-    def vm(self, id: str) -> FakeVm:
-        """The machine behind a running instance."""
+    @property
+    def hypervisor(self) -> FakeHypervisor:
+        """What the machines run on."""
         hypervisor = self.parts.host._hypervisor  # type: ignore[attr-defined]
         assert isinstance(hypervisor, FakeHypervisor)
-        return hypervisor.vms[InstanceId(id)]
+        return hypervisor
+
+    def vm(self, id: str) -> FakeVm:
+        """The machine behind a running instance."""
+        return self.hypervisor.vms[InstanceId(id)]
 
     async def make(self, **fields: Any) -> dict[str, Any]:
         """A ready instance."""

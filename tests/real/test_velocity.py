@@ -79,10 +79,10 @@ class Velocity:
         await self.ok("PUT /m/pool/assign", gid=gid, mpid=0, quota=0, write=True, manage=True)
         return gid
 
-    async def run(self, gid: int, iso: str, *nics: dict[str, str]) -> int:
+    async def run(self, gid: int, iso: str, *nics: dict[str, str | int], name: str = "runs") -> int:
         """A new machine without a screen that boots it."""
         made = await self.ok(
-            "PUT /v/vm/efi", name="runs", gid=gid, cpus=1, memory_mib=256, nics=nics, displays=[], rosetta=False,
+            "PUT /v/vm/efi", name=name, gid=gid, cpus=1, memory_mib=256, nics=nics, displays=[], rosetta=False,
             autostart=False, media=[{"mid": iso, "mode": "BLOCK", "readonly": True}],
         )  # fmt: skip
         await self.ok("PUT /v/vm/state", vmid=made["vmid"], state="RUNNING")

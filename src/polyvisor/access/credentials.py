@@ -1,4 +1,4 @@
-"""Credentials: how keys, tokens and passwords are made, hashed and recognised."""
+"""Credentials: how keys and tokens are made, and how these and passwords are recognised."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+from weakref import WeakValueDictionary
 
 from polyvisor.access.attempts import Attempts
+from polyvisor.access.pace import Pace
+from polyvisor.access.passwords import Checker
 from polyvisor.access.tokens import read_token
-from polyvisor.model.faults import NotFound, Unauthenticated
+from polyvisor.model.faults import NotFound, Throttled, Unauthenticated
 from polyvisor.model.identity import ApiKey, Grant, Project, Session, User
 from polyvisor.model.ids import KeyId, ProjectId, UserId, mint
 from polyvisor.model.principal import EVERYTHING, Action, Bearer, Credential, Principal, Reach
@@ -51,24 +52,21 @@ def new_token() -> str:
     return SESSION_PREFIX + secrets.token_urlsafe(32)
 
 
-def hash_password(password: str) -> str:
-    """An argon2id hash. Slow on purpose: call it in a thread."""
-    return PasswordHasher().hash(password.encode("utf-8", "surrogatepass"))
-
-
 class Doorkeeper:
-    """Turns credentials into principals."""
+    """Turns credentials into principals. Who is refused is told so when the pace of its address allows."""
 
     def __init__(
-        self, store: Store, clock: Callable[[], datetime], secret: str = "", attempts: Attempts | None = None
-    ) -> None:
+        self, store: Store, clock: Callable[[], datetime], secret: str = "", attempts: Attempts | None = None,
+        pace: Pace | None = None,
+    ) -> None:  # fmt: skip
         self._store = store
         self._clock = clock
         self._secret = secret  # what tokens are signed with; without one none is believed
-        self._hasher = PasswordHasher()
-        self._decoy = ""
         self._attempts = attempts or Attempts()
-        self._hashing = asyncio.Semaphore(1)  # each takes a core and 64 MiB: guesses must not have them all
+        self._pace = pace or Pace()
+        self._logins = Pace(burst=5, every=0.02)
+        self._checker = Checker()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._used: dict[KeyId, datetime] = {}
         self._salt = secrets.token_bytes(32)
         self._verified: OrderedDict[bytes, tuple[str, datetime]] = OrderedDict()
@@ -85,9 +83,17 @@ class Doorkeeper:
         async with self._store.read() as unit:
             return await principal_of(unit, user, credential.source)
 
+    @asynccontextmanager
+    async def _unhurried(self, source: str) -> AsyncIterator[None]:
+        try:
+            yield
+        except (Unauthenticated, Throttled):
+            await self._pace.wait(source)
+            raise
+
     async def _by_key(self, key: str, source: str) -> Principal:
         digest, now = key_digest(key), self._clock()
-        async with self._store.read() as unit:
+        async with self._unhurried(source), self._store.read() as unit:
             found = await unit.identities.key_by_digest(digest)
             if found is None or not hmac.compare_digest(found.digest, digest):
                 raise Unauthenticated()
@@ -115,25 +121,33 @@ class Doorkeeper:
 
     async def by_session(self, token: str, source: str) -> Principal:
         """Who logged in and was given that token. :raise Unauthenticated:"""
-        async with self._store.read() as unit:
+        async with self._unhurried(source), self._store.read() as unit:
             found = await unit.identities.session_by_digest(key_digest(token))
             if found is None or found.expires <= self._clock():
                 raise Unauthenticated()
             return await principal_of(unit, await unit.identities.user(found.user), source)
 
+    async def turn(self, source: str) -> None:
+        """Until a login from there may begin: to be asked before it is read, so that many at once come one by one."""
+        await self._logins.wait(source)
+
     async def verify(self, credential: Credential) -> User:
         """The user whose name and password these are. :raise Unauthenticated: :raise Throttled:"""
+        async with self._unhurried(credential.source):
+            self._attempts.check(credential.name, credential.source)  # before anything is looked up
+            return await self._verified_user(credential)
+
+    async def _verified_user(self, credential: Credential) -> User:
         name, source = credential.name, credential.source
-        self._attempts.check(name, source)
         async with self._store.read() as unit:
             user = await unit.identities.user_named(name) if "\0" not in name else None
         given = credential.password.encode("utf-8", "surrogatepass")
         mark = hmac.digest(self._salt, name.encode("utf-8", "surrogatepass") + b"\0" + given, "sha256")
         if user is not None and self._was_verified(mark, user.password):
             return user
-        async with self._hashing:
+        async with self._turns.setdefault(source, asyncio.Lock()):  # an address has one place in the queue
             self._attempts.check(name, source)  # others may have failed meanwhile
-            is_right = await self._matches(user, given)
+            is_right = await self._checker.matches(user.password if user else None, given)
             if user is None or not is_right:
                 self._attempts.failed(name, source)
                 raise Unauthenticated()
@@ -148,20 +162,16 @@ class Doorkeeper:
         known = self._verified.get(mark)
         return known is not None and known[0] == password and self._clock() - known[1] < _MEMORY
 
-    async def _matches(self, user: User | None, given: bytes) -> bool:
-        if not self._decoy:  # made whether it will be needed or not, so that its making tells nothing
-            self._decoy = await asyncio.to_thread(self._hasher.hash, secrets.token_hex(8))
-        try:  # an unknown name costs the same time as a wrong password
-            return await asyncio.to_thread(self._hasher.verify, user.password if user else self._decoy, given)
-        except (VerificationError, InvalidHashError):
-            return False
-
     async def bearer(self, token: str, source: str = "") -> Bearer:
         """Whom a signed token names. A user of ours is that user; any other name acts as the operator, since only who
         has the installation's secret can sign. What was signed for a user who was removed since is worth nothing.
 
         :raise Unauthenticated: without saying what was wrong with it.
         """
+        async with self._unhurried(source):
+            return await self._bearer(token, source)
+
+    async def _bearer(self, token: str, source: str) -> Bearer:
         if not self._secret:
             raise Unauthenticated("invalid token")
         claims = read_token(token, self._secret)

@@ -3,7 +3,8 @@
 Which verbs are written down is one table, and the rest of the engine does not know of it: `watch` stands before the
 verbs of a noun. An entry is written a moment after its verb has answered, so that nobody waits for it; who reads the
 log waits until all that was answered before is in it. Only a server that is killed in that moment loses an entry, and
-the record of the operation, which is part of the change, is there.
+the record of the operation, which is part of the change, is there. Logins that are not even looked at any more are told
+with their number.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from datetime import datetime
 from typing import Any
 
 from polyvisor.access.grants import require_somewhere, scope, touched
+from polyvisor.engine.repeats import Repeats
 from polyvisor.engine.users import Membership
-from polyvisor.model.faults import Fault
+from polyvisor.model.faults import Fault, Throttled
 from polyvisor.model.identity import ApiKey, AuditEntry, AuditFilter, Project
-from polyvisor.model.principal import Action, Principal
+from polyvisor.model.principal import Action, Credential, Principal
 from polyvisor.ports.store import Store
 
 log = logging.getLogger("polyvisor.engine")
 _LONGEST = 500
 _MOST_WAITING = 10_000
+_LOGIN = "session.login"
 
 RECORDED: Mapping[str, Mapping[str, str]] = {
     "instances": {"create": "instance.create", "update": "instance.update"},
@@ -34,6 +37,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
         "pause": "instance.pause", "resume": "instance.resume", "suspend": "instance.suspend",
         "delete": "instance.delete",
     },
+    "nics": {"plug": "nic.plug", "unplug": "nic.unplug"},
     "shapes": {"reshape": "instance.reshape"},
     "standby": {"hold": "instance.hold"},
     "streams": {
@@ -46,6 +50,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "screens": {"shot": "instance.screenshot", "ticket": "instance.screen"},
     "media": {
         "create_blank": "volume.create", "upload": "volume.create", "copy": "volume.copy", "write": "volume.write",
+        "unpack": "volume.unpack",
     },
     "snapshots": {"create": "snapshot.create", "revert": "snapshot.revert", "delete": "snapshot.delete"},
     "schedules": {"set": "schedule.set", "remove": "schedule.remove"},
@@ -79,6 +84,18 @@ class AuditEngine:
         self._waiting: list[AuditEntry] = []
         self._turn = asyncio.Lock()
         self._writing: asyncio.Task[None] | None = None
+        self._throttled = Repeats[tuple[str, str]](self._note_throttled)
+
+    def note_refused(self, credential: Credential, fault: Fault) -> None:
+        """Somebody could not log in."""
+        if isinstance(fault, Throttled):
+            self._throttled.one((_sane(credential.name), credential.source))
+        else:
+            self.note(credential.name, credential.source, _LOGIN, outcome=fault.kind)
+
+    def _note_throttled(self, who: tuple[str, str], count: int) -> None:
+        detail = "" if count == 1 else f"{count} times"
+        self.note(*who, _LOGIN, outcome=Throttled().kind, detail=detail)
 
     def note(  # noqa: PLR0913 - what an entry says
         self, who: str, source: str, action: str, *, project: str = "", subject: str = "", outcome: str = "ok",
@@ -109,6 +126,7 @@ class AuditEngine:
 
     async def close(self) -> None:
         """The server goes: what was noted is written."""
+        self._throttled.settle()
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
         await self._write()
@@ -127,6 +145,7 @@ class AuditEngine:
         What is about no project, such as a failed login, is for operators. :raise Forbidden:
         """
         require_somewhere(principal, Action.AUDIT_VIEW)
+        self._throttled.settle()
         await self.flush()
         async with self._store.read() as unit:
             return await unit.audit.page(scope(principal, Action.AUDIT_VIEW), wanted, before, limit)

@@ -77,7 +77,8 @@ class Engine:
         self.instances = InstancesEngine(store, host, network, clock, self.images, waits)
         self.shapes = ReshapeEngine(store, host, self.instances)
         self.power = PowerEngine(store, host, clock, self.instances, packing)
-        self.pools, self.nics, maker = PoolsEngine(host), NicsEngine(host), Maker(store, host, clock)
+        self.pools, maker = PoolsEngine(host), Maker(store, host, clock)
+        self.nics = NicsEngine(store, host, self.instances)
         self.volumes = VolumesEngine(store, host, clock, self.instances, self.images, maker)
         self.media = MediaEngine(host, self.pools, maker)
         self.streams = StreamsEngine(host, self.instances, waits)
@@ -133,7 +134,7 @@ class Engine:
             return await self._door.authenticate(credential)
         except (Unauthenticated, Throttled) as fault:
             if credential is not None and credential.name:
-                self.audit.note(credential.name, credential.source, "session.login", outcome=fault.kind)
+                self.audit.note_refused(credential, fault)
             raise
 
     async def bearer(self, token: str, source: str = "") -> Bearer:

@@ -13,9 +13,8 @@ from time import monotonic
 from polyvisor.access.credentials import as_now
 from polyvisor.access.grants import permit, require, require_somewhere, scope
 from polyvisor.access.quotas import admit_more
-from polyvisor.engine.addresses import give_address
+from polyvisor.engine.addresses import give_address, require_nics
 from polyvisor.engine.images import ImagesEngine
-from polyvisor.engine.nics import require_nics
 from polyvisor.engine.origins import find_snapshot, find_template, require_ready
 from polyvisor.engine.packing import CompressionPolicy
 from polyvisor.engine.resolve import bare_spec, blank_spec, fork_spec, resolve_spec

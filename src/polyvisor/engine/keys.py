@@ -105,6 +105,10 @@ class SessionsEngine:
         self._door = door
         self._audit = audit
 
+    async def turn(self, source: str) -> None:
+        """Until a login from there may begin; see Doorkeeper."""
+        await self._door.turn(source)
+
     async def login(
         self, credential: Credential, lifetime: timedelta = timedelta(hours=12), *, token: str = ""
     ) -> tuple[str, Session, User]:
@@ -117,7 +121,7 @@ class SessionsEngine:
         try:
             user = await self._door.verify(credential)
         except Fault as fault:
-            self._audit.note(credential.name, credential.source, "session.login", outcome=fault.kind)
+            self._audit.note_refused(credential, fault)
             raise
         token = token or new_token()
         session = new_session(user.id, token, self._clock(), lifetime)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from polyvisor.access.quotas import admit_more
-from polyvisor.engine.addresses import give_address
+from polyvisor.engine.addresses import give_address, require_nics
 from polyvisor.engine.instances import InstancesEngine
-from polyvisor.engine.nics import require_nics
 from polyvisor.model.blueprint import blueprint_of
 from polyvisor.model.face import Face, face
 from polyvisor.model.faults import Invalid, NoCapacity

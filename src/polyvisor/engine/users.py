@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from polyvisor.access.credentials import find_project, hash_password, principal_of
+from polyvisor.access.credentials import find_project, principal_of
 from polyvisor.access.grants import permit, require, require_operator, require_somewhere
+from polyvisor.access.passwords import hash_password
 from polyvisor.model.faults import Exists, Forbidden, NotFound, WrongState
 from polyvisor.model.identity import Grant, Project, User, check_password, check_user_name
 from polyvisor.model.ids import ProjectId, UserId, is_id, mint

@@ -44,7 +44,7 @@ from polyvisor.model.spec import Shape
 from polyvisor.model.units import MIB, Bytes
 from polyvisor.ports.entrance import Entrance
 from polyvisor.ports.guest import Guest
-from polyvisor.ports.hypervisor import Gone, Hypervisor, LiveVm, Machine, Memory
+from polyvisor.ports.hypervisor import Gone, Hypervisor, LiveVm, Machine, Memory, NicPlug
 from polyvisor.ports.images import Images
 from polyvisor.ports.network import NetworkDriver
 from polyvisor.ports.proxy import Proxy
@@ -101,7 +101,7 @@ class LocalHost:
         self._mounts: dict[InstanceId, dict[str, Disk]] = {}
         self._memory_files = MemoryFiles(paths, hypervisor, self._boot_id)
         self._snapshots = Snapshots(paths, storage, self._memory_files, self._vms)
-        self._volumes = LocalVolumes(storage, self._vms)
+        self._volumes = LocalVolumes(storage, images, self._vms)
         self.volumes: HostVolumes = self._volumes
         self._greeting = Greeting(self._memory_files, network, self._vms, self._mounts)
         self._watcher = Watcher()
@@ -492,6 +492,31 @@ class LocalHost:
     def nics(self) -> tuple[HostNic, ...]:
         """See Host."""
         return self._nics.known
+
+    async def plug_nic(self, blueprint: Blueprint, index: int) -> None:
+        """See Host."""
+        vm = self._vm(blueprint.id)
+        if not (blueprint.spec.network and index == 0):
+            bridged = self._nics.of(blueprint)[index - (1 if blueprint.spec.network else 0)]
+            await vm.plug_nic(NicPlug(bridged.mac, bridged))
+            return
+        await self.plug(blueprint)
+        nic = await self._entrance.nic(blueprint)
+        assert nic is not None and blueprint.address is not None
+        await vm.plug_nic(NicPlug(blueprint.address.mac, nic, blueprint.address))
+        self._entrance.started(blueprint.id)
+
+    async def unplug_nic(self, blueprint: Blueprint, index: int) -> None:
+        """See Host."""
+        vm = self._vm(blueprint.id)
+        if not (blueprint.spec.network and index == 0):
+            await vm.unplug_nic(self._nics.of(blueprint)[index - (1 if blueprint.spec.network else 0)].mac)
+            return
+        assert blueprint.address is not None
+        await vm.unplug_nic(blueprint.address.mac)
+        await self.unplug(blueprint)
+
+    # -- streams -------------------------------------------------------------------------------------------------
 
     async def guest(self, id: InstanceId) -> Guest:
         """See Host."""

@@ -18,14 +18,16 @@ from polyvisor.model.ids import InstanceId
 from polyvisor.model.units import Bytes
 from polyvisor.model.volume import Pool
 from polyvisor.ports.hypervisor import LiveVm
+from polyvisor.ports.images import Images
 from polyvisor.ports.storage import Storage
 
 
 class LocalVolumes:
     """See ports.volumes.HostVolumes."""
 
-    def __init__(self, storage: Storage, vms: Mapping[InstanceId, LiveVm]) -> None:
+    def __init__(self, storage: Storage, images: Images, vms: Mapping[InstanceId, LiveVm]) -> None:
         self._storage = storage
+        self._images = images
         self._vms = vms
         self._busy: Counter[str] = Counter()  # volumes that are being copied
         self._starting: Counter[str] = Counter()  # those of machines that are being started
@@ -92,6 +94,15 @@ class LocalVolumes:
     def read(self, disk: Disk, length: int) -> AsyncIterator[bytes]:
         """See HostVolumes."""
         return self._storage.read_volume(disk, length)
+
+    async def size_in(self, disk: Disk, length: int) -> Bytes:
+        """See HostVolumes."""
+        return await self._images.disk_size(self._storage.volume(disk).path, length)
+
+    async def unpack(self, source: Disk, length: int, target: Disk) -> None:
+        """See HostVolumes."""
+        async with self._images.unpacked(self._storage.volume(source).path, length) as file:
+            await self._storage.adopt_volume(target, file)
 
     def used(self, disk: Disk) -> Bytes:
         """See HostVolumes."""

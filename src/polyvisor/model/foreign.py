@@ -11,8 +11,8 @@ from polyvisor.model.ids import ProjectId
 class Foreign:
     """`remainder` is JSON that only the dialect reads.
 
-    `alias` is (kind, foreign id): it has one meaning at most in a project, a dialect and a kind. Both go when the thing
-    goes.
+    `alias` is (kind, foreign id): it has one meaning at most in a project, a dialect and a kind, and a thing has one of
+    a kind; an empty id is none. Both go when the thing goes.
     """
 
     dialect: str

@@ -66,6 +66,18 @@ class Host(Protocol):
     async def unplug(self, blueprint: Blueprint) -> None:
         """Nothing of the instance is left in the network."""
 
+    async def plug_nic(self, blueprint: Blueprint, index: int) -> None:
+        """The running machine has that NIC of the blueprint as well, counted as its `macs` are. Undone by `unplug_nic`.
+
+        :raise Unsupported: no free slot. :raise Busy, Unavailable:
+        """
+
+    async def unplug_nic(self, blueprint: Blueprint, index: int) -> None:
+        """The running machine has that NIC of the blueprint no more.
+
+        :raise Unsupported: it has had it since its start. :raise TimedOut: the guest does not let go.
+        """
+
     async def launch(self, blueprint: Blueprint) -> RunRecord:
         """A running process. Undone by `kill`."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from polyvisor.model.host import Blueprint, Sight
-from polyvisor.model.instance import Bus, RunRecord
+from polyvisor.model.instance import Address, Bus, RunRecord
 from polyvisor.model.spec import Spec
 from polyvisor.ports.guest import Guest
 from polyvisor.ports.screen import Viewer
@@ -67,6 +67,15 @@ class BridgedNic:
 
     bridge: str
     mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class NicPlug:
+    """A NIC for a running machine. `address` is what the guest is to have in the network that we make."""
+
+    mac: str
+    nic: UserNic | TapNic | BridgedNic
+    address: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +202,15 @@ class LiveVm(Protocol):
 
     async def detach(self, serial: str) -> None:
         """Unplug and wait until the guest let go. Safe to repeat. :raise TimedOut: it did not."""
+
+    async def plug_nic(self, wanted: NicPlug) -> None:
+        """Give it one NIC more. :raise Unsupported: no free slot. :raise Busy, Unavailable:"""
+
+    async def unplug_nic(self, mac: str) -> None:
+        """Take one away that came while it ran, and wait until the guest let go.
+
+        :raise Unsupported: it has had that one since its start. :raise TimedOut: the guest did not.
+        """
 
     async def grow(self, serial: str, size: int) -> None:
         """Tell the guest that a plugged disk has become larger."""

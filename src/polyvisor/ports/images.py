@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +11,7 @@ from typing import Protocol
 from polyvisor.model.ids import Digest
 from polyvisor.model.image import Image
 from polyvisor.model.push import Login, Sent
+from polyvisor.model.units import Bytes
 
 Progress = Callable[[str, float | None], None]
 """Told what is being done, and the part of the whole that is done (0 to 1) where that is known. Must not raise."""
@@ -62,6 +64,14 @@ class Images(Protocol):
         The file is only read; a few at a time, others wait. :raise Invalid: it is none of these, is hostile or too
         large. :raise NoCapacity: the disk is full.
         """
+
+    async def disk_size(self, path: Path, length: int) -> Bytes:
+        """What a guest would see of the disk that the first `length` bytes of a stranger's file are: a qcow2, a VMDK of
+        one file, or else a disk as it stands. :raise Invalid: it is damaged. :raise Unsupported: another known form.
+        """
+
+    def unpacked(self, path: Path, length: int) -> AbstractAsyncContextManager[Path]:
+        """That disk as it stands, in a file that is the caller's to take. :raise Invalid, Unsupported, NoCapacity:"""
 
     async def contents(self, manifest: bytes) -> Contents:
         """What a manifest or an index from a stranger names.

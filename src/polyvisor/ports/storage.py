@@ -92,6 +92,9 @@ class Storage(Protocol):
     def read_volume(self, disk: Disk, length: int) -> AsyncIterator[bytes]:
         """The first bytes of a volume, as many as that. :raise Internal: there are fewer."""
 
+    async def adopt_volume(self, disk: Disk, file: Path) -> None:
+        """A file of ours becomes that of a volume. :raise NoCapacity:"""
+
     def volume_used(self, disk: Disk) -> Bytes:
         """What its file takes of the pool's room."""
 

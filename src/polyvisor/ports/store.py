@@ -449,7 +449,7 @@ class Foreigners(Protocol):
     """Aliases and remainders of things of ours, gone with them."""
 
     async def put(self, project: ProjectId, subject: str, foreign: Foreign) -> None:
-        """Write the remainder, in the place of an earlier one, and the alias. :raise Exists: `alias` is taken."""
+        """Write the remainder, and the alias, in the places of earlier ones. :raise Exists: `alias` is taken."""
 
     async def find(self, projects: Collection[ProjectId] | None, dialect: str, kind: str, alias: str) -> Sequence[str]:
         """The things an alias stands for: one at most in a project; `projects` None asks in all of them."""

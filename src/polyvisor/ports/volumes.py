@@ -42,6 +42,17 @@ class HostVolumes(Protocol):
     def read(self, disk: Disk, length: int) -> AsyncIterator[bytes]:
         """The first bytes of a volume, as many as that. :raise Internal: there are fewer."""
 
+    async def size_in(self, disk: Disk, length: int) -> Bytes:
+        """The size of the disk that the first `length` bytes of a volume are an image of.
+
+        :raise Invalid: it is damaged. :raise Unsupported: an image of a form that is not taken.
+        """
+
+    async def unpack(self, source: Disk, length: int, target: Disk) -> None:
+        """A volume with the disk that the first `length` bytes of another one are an image of: a qcow2, a VMDK of one
+        file, or as it stands. Undone by `remove`. :raise Invalid, Unsupported, NoCapacity:
+        """
+
     def used(self, disk: Disk) -> Bytes:
         """What its file takes of the pool's room."""
 

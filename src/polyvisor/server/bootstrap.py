@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from polyvisor.access.credentials import hash_password, new_key
+from polyvisor.access.credentials import new_key
+from polyvisor.access.passwords import hash_password
 from polyvisor.model.faults import NotFound, WrongState
 from polyvisor.model.identity import Project, User
 from polyvisor.model.ids import ProjectId, UserId, mint

@@ -37,6 +37,10 @@ class SqlForeigners:
             await self._work.change(insert(remainders).values(row))
         if foreign.alias is not None:
             kind, alias = foreign.alias
+            earlier = and_(_a.subject == subject, _a.dialect == foreign.dialect, _a.kind == kind)
+            await self._work.change(delete(aliases).where(earlier))
+            if not alias:
+                return
             name = {"project": project, "dialect": foreign.dialect, "kind": kind, "alias": alias}
             await self._work.insert(insert(aliases).values(subject=subject, **name), subject)
 

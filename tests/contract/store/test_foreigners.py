@@ -56,6 +56,18 @@ async def test_an_alias_has_one_meaning_in_a_project_a_dialect_and_a_kind(store:
         assert await unit.foreigners.find([P], "a", "id", "y") == []
 
 
+async def test_a_thing_has_one_alias_of_a_kind_and_gives_it_up(store: SqlStore) -> None:
+    async with store.write() as unit:
+        await unit.foreigners.put(P, "one", Foreign("a", alias=("name", "x")))
+        await unit.foreigners.put(P, "one", Foreign("a", alias=("other", "o")))
+        await unit.foreigners.put(P, "one", Foreign("a", alias=("name", "y")))
+        await unit.foreigners.put(P, "two", Foreign("a", alias=("name", "x")))
+        assert await unit.foreigners.aliases("a", "name", ["one", "two"]) == {"one": "y", "two": "x"}
+        await unit.foreigners.put(P, "one", Foreign("a", alias=("name", "")))
+        assert await unit.foreigners.aliases("a", "name", ["one"]) == {}
+        assert await unit.foreigners.aliases("a", "other", ["one"]) == {"one": "o"}
+
+
 async def test_they_are_gone_with_what_they_belong_to(store: SqlStore) -> None:
     instance, snapshot, volume = an_instance(), a_snapshot(), a_volume()
     things = [instance.id, snapshot.id, volume.id]

@@ -165,6 +165,33 @@ async def test_failed_logins_are_limited_and_logged(served: Served) -> None:
         assert {entry.source for entry in log.items} == {"127.0.0.1"}
 
 
+@pytest.mark.parametrize("path", ["/api/v1/sessions", "/u/auth", "/api/v1/about"])
+async def test_guesses_are_held_back_and_the_user_gets_in_from_elsewhere(served: Served, path: str) -> None:
+    """By the logins of all dialects, and by a password with each request."""
+    name, ann = await somebody(served)
+    way = httpx.AsyncHTTPTransport(local_address="127.0.0.9")  # nobody else's: other tests are refused things, too
+    guesser = httpx.AsyncClient(base_url=served.url, transport=way, timeout=30)
+    user = httpx.AsyncClient(base_url=served.url, trust_env=False, timeout=30)
+
+    async def log_in(http: httpx.AsyncClient, password: str) -> int:
+        if path == "/api/v1/about":
+            return (await http.get(path, auth=httpx.BasicAuth(name, password))).status_code
+        body = {"name": name, "username": name, "password": password}
+        kept = ("name", "password") if path.startswith("/api") else ("username", "password")
+        return (await http.post(path, json={key: body[key] for key in kept})).status_code
+
+    async with guesser, user, ann:
+        guesses = [asyncio.ensure_future(log_in(guesser, f"guess {number}")) for number in range(60)]
+        await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)
+        assert await log_in(user, "secret of " + name) in (200, 201)
+        assert (await ann.users.get(name)).name == name
+        assert sum(guess.done() for guess in guesses) < 60  # all of that while they wait
+        statuses = await asyncio.gather(*guesses)
+        assert statuses.count(429) >= 50
+        assert set(statuses) <= {401, 403, 429}
+        assert await log_in(guesser, "secret of " + name) == 429
+
+
 async def test_keys_have_scopes_and_an_end(served: Served) -> None:
     project = await project_of(served)
     name, ann = await somebody(served, (project, ["instance.*", "image.view", "key.create"]))

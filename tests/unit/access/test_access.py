@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,8 +11,10 @@ from itertools import product
 import pytest
 
 from polyvisor.access.attempts import Attempts
-from polyvisor.access.credentials import Doorkeeper, hash_password, key_digest, new_key, new_session, new_token
+from polyvisor.access.credentials import Doorkeeper, key_digest, new_key, new_session, new_token
 from polyvisor.access.grants import permit, require, require_operator, scope
+from polyvisor.access.pace import Pace
+from polyvisor.access.passwords import hash_password
 from polyvisor.model.faults import Forbidden, NotFound, Throttled, Unauthenticated
 from polyvisor.model.identity import Grant, Project, User
 from polyvisor.model.ids import ProjectId, UserId, mint
@@ -129,6 +132,42 @@ async def test_who_guesses_waits_and_makes_nobody_else_wait(store: SqlStore) -> 
             await door.authenticate(Credential(name=f"n{number}", password="x", source="9.9.9.9"))
     with pytest.raises(Throttled):
         await door.authenticate(Credential(name="new", password="x", source="9.9.9.9"))
+
+
+async def test_refusals_of_an_address_are_told_one_after_the_other_and_nobody_else_waits(store: SqlStore) -> None:
+    async with store.write() as unit:
+        await unit.identities.add_user(User(UserId(mint()), "root", hash_password("right"), MINE, True, NOW))
+    door = Doorkeeper(store, lambda: NOW, "secret", pace=Pace(burst=2, every=60, longest=600))
+    wrong = [
+        door.authenticate(Credential(name="root", password="wrong", source="9.9.9.9")),
+        door.authenticate(Credential(key="pv_wrong", source="9.9.9.9")),
+        door.authenticate(Credential(key="pvs_wrong", source="9.9.9.9")),
+        door.bearer("a.b.c", "9.9.9.9"),
+    ]
+    tried = [asyncio.ensure_future(one) for one in wrong]
+    done, waiting = await asyncio.wait(tried, timeout=0.3)
+    assert (len(done), len(waiting)) == (2, 2)
+    with pytest.raises(Unauthenticated):  # to another address it is told at once
+        await asyncio.wait_for(door.authenticate(Credential(name="root", password="x", source="1.1.1.1")), 5)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*tried, return_exceptions=True)
+
+
+async def test_an_address_has_one_place_in_the_queue_before_the_hash(store: SqlStore) -> None:
+    async with store.write() as unit:
+        await unit.identities.add_user(User(UserId(mint()), "root", hash_password("right"), MINE, True, NOW))
+    door = Doorkeeper(store, lambda: NOW, attempts=Attempts(burst=1000), pace=Pace(burst=1000))
+    guesses = [
+        asyncio.ensure_future(door.authenticate(Credential(name="root", password=f"{n}", source="9.9.9.9")))
+        for n in range(12)
+    ]
+    await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)
+    before = sum(one.done() for one in guesses)
+    assert (await door.authenticate(Credential(name="root", password="right", source="1.1.1.1"))).name == "root"
+    assert sum(one.done() for one in guesses) <= before + 3
+    for refused in await asyncio.gather(*guesses, return_exceptions=True):
+        assert isinstance(refused, Unauthenticated)
 
 
 async def test_a_session_holds_until_it_expires_or_its_user_goes(store: SqlStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -13,11 +14,12 @@ import pytest
 
 from polyvisor.engine import Engine
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
-from polyvisor.model.faults import Busy
+from polyvisor.engine.repeats import Repeats
+from polyvisor.model.faults import Busy, Throttled, Unauthenticated
 from polyvisor.model.identity import AuditFilter
 from polyvisor.model.ids import ProjectId
 from polyvisor.model.network import Network, NetworkMode
-from polyvisor.model.principal import EVERYTHING, SYSTEM, Principal, member
+from polyvisor.model.principal import EVERYTHING, SYSTEM, Credential, Principal, member
 from polyvisor.server.config import Config
 from polyvisor.store import SqlStore, open_store
 
@@ -82,3 +84,38 @@ async def test_what_came_of_it_is_written_for_who_may_read_it(store: SqlStore) -
     assert [one.action for one in await audit.list(ann, AuditFilter())] == ["thing.refuse", "thing.make"]
     assert await audit.list(member("bob", ProjectId("q" * 24), EVERYTHING), AuditFilter()) == []
     await audit.close()
+
+
+async def test_logins_that_are_not_looked_at_are_counted_and_none_is_forgotten(store: SqlStore) -> None:
+    audit = AuditEngine(store, lambda: NOW)
+    here, there = Credential(name="root", source="9.9.9.9"), Credential(name="root", source="1.1.1.1")
+    for _ in range(3):
+        audit.note_refused(here, Unauthenticated())
+    for _ in range(500):
+        audit.note_refused(here, Throttled())
+    audit.note_refused(there, Throttled())
+
+    async def told() -> list[tuple[str, str, str]]:
+        found = await audit.list(SYSTEM, AuditFilter(who="root"))
+        return [(one.source, one.outcome, one.detail) for one in reversed(found)]
+
+    first = [("9.9.9.9", "Unauthenticated", "")] * 3 + [("9.9.9.9", "Throttled", ""), ("1.1.1.1", "Throttled", "")]
+    assert await told() == [*first, ("9.9.9.9", "Throttled", "499 times")]
+    audit.note_refused(here, Throttled())
+    audit.note_refused(there, Throttled())
+    await audit.close()
+    more = [(source, "Throttled", "") for source in ("9.9.9.9", "1.1.1.1")]
+    assert await told() == [*first, ("9.9.9.9", "Throttled", "499 times"), *more]
+
+
+async def test_what_is_repeated_is_told_with_its_number_when_the_window_ends() -> None:
+    told: list[tuple[str, int]] = []
+    repeats = Repeats[str](lambda key, count: told.append((key, count)), window=0.05)
+    for _ in range(4):
+        repeats.one("a")
+    repeats.one("b")
+    assert told == [("a", 1), ("b", 1)]
+    await asyncio.sleep(0.15)
+    assert told == [("a", 1), ("b", 1), ("a", 3)]
+    repeats.one("a")
+    assert told[-1] == ("a", 1)

@@ -21,6 +21,7 @@ from polyvisor.model.principal import Credential, Principal
 
 PREFIX = "/api/v1"
 DOCUMENT = f"{PREFIX}/openapi.json"
+_LOGIN = ("POST", f"{PREFIX}/sessions")
 PROJECT = "x-project"
 """The header in which a caller says in which project it acts, by id or path."""
 
@@ -86,6 +87,8 @@ class Door:
                 await reply(fault)(scope, receive, send)
                 return
             scope.setdefault("state", {})["caller"] = principal
+        elif scope["type"] == "http" and (scope["method"], scope["path"]) == _LOGIN:
+            await self._engine.sessions.turn(source_of(HTTPConnection(scope)))
         await self._app(scope, receive, send)
 
 

@@ -116,6 +116,8 @@ class Table:
             return errors.of_fault(Internal())
 
     async def _handled(self, row: Row, request: Request) -> Response:
+        if row.open:
+            await self._engine.sessions.turn(source_of(request))
         data = b"" if row.streams else await _read(request)
         principal = _NOBODY if row.open else await self._caller(request, data)
         body = None if row.body is None else _decoded(row.body, data, request)

@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyvisor.host.images import qcow2
+from polyvisor.host.images import qcow2, vmdk
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.room import full, says_full
 from polyvisor.host.images.sniff import Form
@@ -73,6 +73,54 @@ def measure(path: Path, form: Form, bounds: Bounds) -> int:
         return qcow2.inspect(file.read(qcow2.WINDOW), length, bounds).virtual_size
 
 
+def virtual_size(source: Path, length: int, form: Form, bounds: Bounds) -> int:
+    """What a guest would see of the disk in the first `length` bytes of somebody's file, whole sectors.
+
+    Blocking. :raise Invalid: it is damaged, or one that we do not take.
+    """
+    with source.open("rb") as file:
+        if form is Form.QCOW2:
+            size = qcow2.inspect(file.read(qcow2.WINDOW), length, bounds).virtual_size
+        elif form is Form.VMDK:
+            size = vmdk.inspect(file.read(vmdk.WINDOW), length, bounds)
+        else:
+            size = length
+    bounds.check("the size of the disk", size, bounds.disk)
+    return -(-size // _SECTOR) * _SECTOR
+
+
+async def unpack(source: Path, length: int, form: Form, work: Path, bounds: Bounds, *, uid: int | None) -> Path:
+    """The disk in the first `length` bytes of somebody's file, as it stands, in a file in `work`. As `convert`."""
+    inside, out = work / "in", work / "out"
+    await in_thread(take, source, inside, bounds)
+    await in_thread(os.truncate, inside, length)
+    size = await in_thread(virtual_size, inside, length, form, bounds)
+    if form is Form.RAW:
+        await in_thread(os.truncate, inside, size)
+        return inside
+    if uid is not None:
+        os.chown(work, uid, uid)
+        os.chown(inside, uid, uid)
+    argv = ["qemu-img", "convert", "-f", form.value, "-O", "raw", "in", "out"]
+    limits = Limits(cpu_seconds=1800, address_space=4 * GIB, file_size=size + MIB, no_network=True, uid=uid)
+    await _rewritten(argv, work, limits)
+    _reclaim(work, out)
+    if out.stat().st_size < size:
+        raise Invalid("file: the disk came out smaller than it says", field="file")
+    await in_thread(os.truncate, out, size)
+    return out
+
+
+async def _rewritten(argv: list[str], work: Path, limits: Limits) -> None:
+    """:raise Invalid: the tool could not make it. :raise NoCapacity:"""
+    done = await run(argv, cwd=work, timeout=3600, limits=limits, check=False)
+    if done.code:
+        said = done.err.decode("utf-8", "replace")[-400:]
+        if says_full(said):
+            raise full(said)
+        raise Invalid("image: the disk's tables are damaged, or it unpacks to too much", field="image", private=said)
+
+
 async def convert(source: Path, form: Form, work: Path, bounds: Bounds, progress: Progress, *, uid: int | None) -> Disk:
     """The file as a qcow2 of ours in `work`. Run as `uid`, relative to `work`, so that it can reach nothing else."""
     progress("copying the disk", None)
@@ -85,12 +133,7 @@ async def convert(source: Path, form: Form, work: Path, bounds: Bounds, progress
     options = "compat=1.1,cluster_size=65536,lazy_refcounts=off"
     argv = ["qemu-img", "convert", "-f", form.value, "-O", "qcow2", "-o", options, "in", "out"]
     limits = Limits(cpu_seconds=1800, address_space=4 * GIB, file_size=bounds.content + GIB, no_network=True, uid=uid)
-    done = await run(argv, cwd=work, timeout=3600, limits=limits, check=False)
-    if done.code:
-        said = done.err.decode("utf-8", "replace")[-400:]
-        if says_full(said):
-            raise full(said)
-        raise Invalid("image: the disk's tables are damaged, or it unpacks to too much", field="image", private=said)
+    await _rewritten(argv, work, limits)
     out = work / "out"
     _reclaim(work, out)
     ours = measure(out, Form.QCOW2, bounds)

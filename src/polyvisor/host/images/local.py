@@ -18,7 +18,7 @@ from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.catalog import FILES, Catalog, settle
 from polyvisor.host.images.documents import architecture, contents
 from polyvisor.host.images.room import needing_room
-from polyvisor.host.images.sniff import Form, sniff
+from polyvisor.host.images.sniff import Form, sniff, sniff_disk
 from polyvisor.host.images.squash import flatten, squash
 from polyvisor.host.images.threads import in_thread
 from polyvisor.host.run import proxies
@@ -260,6 +260,20 @@ class LocalImages:
             admitted = await self._admit(image, made, short)
             progress("ready", 1.0)
             return admitted
+
+    async def disk_size(self, path: Path, length: int) -> Bytes:
+        """See `ports.images.Images.disk_size`."""
+        form = await in_thread(sniff_disk, path)
+        return Bytes(await in_thread(disks.virtual_size, path, length, form, self._settings.bounds))
+
+    @asynccontextmanager
+    async def unpacked(self, path: Path, length: int) -> AsyncIterator[Path]:
+        """See `ports.images.Images.unpacked`."""
+        async with self._turn(lambda text, fraction: None) as uid, self._work() as work:
+            form = await in_thread(sniff_disk, path)
+            jail = work / "jail"
+            jail.mkdir(mode=0o700)
+            yield await disks.unpack(path, length, form, jail, self._settings.bounds, uid=uid)
 
     async def contents(self, manifest: bytes) -> Contents:
         """See `ports.images.Images.contents`."""

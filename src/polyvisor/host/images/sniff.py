@@ -8,7 +8,7 @@ from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
-from polyvisor.host.images import qcow2
+from polyvisor.host.images import qcow2, vmdk
 from polyvisor.host.images.layers import headers
 from polyvisor.model.faults import Invalid, NotFound, Unsupported
 
@@ -24,6 +24,7 @@ class Form(StrEnum):
     OCI_DIR = "oci"
     QCOW2 = "qcow2"
     RAW = "raw"
+    VMDK = "vmdk"  # only as what is in a volume
     GZIP = "gzip"
 
 
@@ -66,6 +67,24 @@ def sniff(path: Path) -> Form:
         file.seek(max(0, path.stat().st_size - _SECTOR))
         tail = file.read(_SECTOR)
     return _form(path, head, tail)
+
+
+def sniff_disk(path: Path) -> Form:
+    """The form of the disk that somebody's file is; what says nothing of itself is a disk as it stands.
+
+    :raise Unsupported: a known form that is not taken.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    with os.fdopen(fd, "rb") as file:
+        head = file.read(512)
+    if head.startswith(qcow2.MAGIC):
+        return Form.QCOW2
+    if head.startswith(vmdk.MAGIC):
+        return Form.VMDK
+    for at, magic, name in _OTHERS:
+        if head[at : at + len(magic)] == magic and at + len(magic) <= len(head):
+            raise Unsupported(f"file: {name} is not taken; convert it to qcow2 or raw", field="file")
+    return Form.RAW
 
 
 def _form(path: Path, head: bytes, tail: bytes) -> Form:

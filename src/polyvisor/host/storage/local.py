@@ -159,6 +159,10 @@ class FileStorage:
         """See Storage."""
         return self._media.read(disk, length)
 
+    async def adopt_volume(self, disk: Disk, file: Path) -> None:
+        """See Storage."""
+        await self._media.adopt(disk, file)
+
     def volume_used(self, disk: Disk) -> Bytes:
         """See Storage."""
         return self._media.used(disk)

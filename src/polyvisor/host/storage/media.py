@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 from collections import Counter
@@ -118,6 +119,26 @@ class Media:
                 at += len(piece)
         finally:
             os.close(fd)
+
+    async def adopt(self, disk: Disk, file: Path) -> None:
+        """That file becomes the volume's. :raise NoCapacity: it has to be copied, and does not fit."""
+        path = self._paths.volume(disk.volume, disk.pool)
+        part = path.with_suffix(".part")
+        try:
+            try:
+                file.rename(part)
+            except OSError as error:  # a pool may be on another file system
+                if error.errno != errno.EXDEV:
+                    raise
+                await asyncio.to_thread(copy_sparse, file, part)
+            part.chmod(0o600)
+            part.rename(path)
+            await firmly(sync, path)
+            await firmly(sync, path.parent)
+        except OSError as error:
+            raise full(error) from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def used(self, disk: Disk) -> Bytes:
         """What a file takes of the pool's room; nothing where there is none."""

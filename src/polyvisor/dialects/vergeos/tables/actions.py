@@ -162,6 +162,28 @@ async def hotplug_drive(call: Call, vm: Vm, params: Mapping[str, Any]) -> None:
     await plugging.plug(call, vm, drive.kept, drive.volume)
 
 
+async def hotplug_nic(call: Call, vm: Vm, params: Mapping[str, Any]) -> None:
+    """A NIC comes to a running machine, or goes."""
+    wanted = params.get("device")
+    if wanted in (None, ""):
+        raise errors.required("Device")
+    nic = next((one for one in await call.world.nics() if one.vm.key == vm.key and str(one.key) == str(wanted)), None)
+    if nic is None:
+        raise errors.unset("device")
+    if _is(params.get("unplug")):
+        if not nic.online or nic.index is None:
+            raise errors.conflict("Unable to unplug NIC: it is not plugged in")
+        await call.core.nics.unplug(call.principal, _id(vm), nic.index)
+        return
+    if not vm.runs:
+        raise errors.conflict("Unable to hotplug NIC: VM is not running")
+    if nic.online:
+        raise errors.conflict("Unable to hotplug NIC: it is online")
+    if nic.vnet is None:
+        raise errors.conflict("Unable to hotplug NIC: it is in no network")
+    await call.core.nics.plug(call.principal, _id(vm), str(nic.kept.get("net", "")), str(nic.kept.get("mac", "")))
+
+
 async def change_cd(call: Call, vm: Vm, params: Mapping[str, Any]) -> None:
     """Another medium for a drive, from the next start on."""
     drive = await _drive(call, vm, {"device": params.get("drive", params.get("device"))}, "Drive")
@@ -244,7 +266,8 @@ ACTIONS: Mapping[str, Action] = {
     "poweron": power_on, "poweroff": power_off, "kill": kill, "reset": reset, "guestreset": _graceful,
     "guestreboot": _graceful, "hibernate": hibernate, "migrate": migrate, "move": migrate, "clone": clone,
     "snapshot": snapshot, "restore": restore, "quiesce_snapshot": quiesce, "hotplugdrive": hotplug_drive,
-    "changecd": change_cd, "changenet": change_net, "paste": paste, "execute": execute,
+    "hotplugnic": hotplug_nic, "changecd": change_cd, "changenet": change_net, "paste": paste,
+    "execute": execute,
 }  # fmt: skip
 _OF_SNAPSHOTS = frozenset({"clone", "restore"})
 _LOCKED = frozenset(ACTIONS) - {"execute", "paste", "quiesce_snapshot"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
@@ -13,11 +14,12 @@ from polyvisor.dialects.vergeos.language.columns import Column, Kind
 from polyvisor.dialects.vergeos.language.errors import Refusal, invalid_field
 from polyvisor.dialects.vergeos.language.tables import Children, Table
 from polyvisor.dialects.vergeos.resource import Call, Made, Resource
-from polyvisor.dialects.vergeos.sources import DIALECT, Drive, Vm
+from polyvisor.dialects.vergeos.sources import DIALECT, Drive, File, Vm, data_of
 from polyvisor.dialects.vergeos.tables import plugging
 from polyvisor.dialects.vergeos.tables.declare import kept, key, told, words
+from polyvisor.dialects.vergeos.tables.files import length_of
 from polyvisor.dialects.vergeos.world import World
-from polyvisor.model.faults import NotFound
+from polyvisor.model.faults import Fault, NotFound
 from polyvisor.model.foreign import Row
 from polyvisor.model.ids import mint
 from polyvisor.model.principal import Action
@@ -34,6 +36,7 @@ INTERFACES = {
 MEDIA = {"disk": "Disk", "cdrom": "CD-ROM", "import": "Import Disk", "clone": "Clone Disk", "efidisk": "EFI Disk"}
 _STATUSES = words("online", "offline", "importing", "hotplug", "error", "initializing")
 _NVRAM = 4 * 1024 * 1024
+_PATIENCE = 20.0  # seconds that a request waits for a disk to be unpacked
 
 
 def _size(drive: Drive) -> int:
@@ -141,8 +144,37 @@ async def add(call: Call, vm: Vm, values: dict[str, Any]) -> Row:
 
 
 async def _imported(call: Call, vm: Vm, told: dict[str, Any]) -> Row:
-    """A drive with what is in a file of the catalogue."""
-    raise errors.conflict("import: not there yet")
+    """A drive with the disk that a file of the catalogue is an image of; the answer may come before it is there."""
+    file = next((one for one in await call.world.files() if one.key == told.get("media_source")), None)
+    if file is None:
+        raise errors.required("media_source") if told.get("media_source") is None else errors.unset("media_source")
+    row = await _listed(call, vm, {**told, "status": "importing"})
+    done = call.jobs.start(_import(call, vm, row, file), "import")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            await asyncio.shield(done)
+    return row
+
+
+async def _import(call: Call, vm: Vm, row: Row, file: File) -> None:
+    """What fails before the client was answered leaves nothing, else a drive that says so."""
+    told = {name: value for name, value in data_of(row).items() if name != "status"}
+    try:
+        principal = call.principal.in_project(vm.project)
+        volume = await call.core.media.unpack(principal, file.volume, length_of(file), kind=_DISK)
+    except Fault as fault:
+        if call.now + _PATIENCE > call.core.clock().timestamp():
+            await call.core.rows.remove(call.principal, [row], Action.INSTANCE_ALTER)
+        else:
+            told |= {"status": "error", "status_info": fault.public}
+            await call.core.rows.save(call.principal, [replace(row, data=json.dumps(told))], Action.INSTANCE_ALTER)
+        raise
+    told |= {"volume": volume.id, "owned": True, "media": "disk", "disksize": volume.size}
+    await call.core.rows.save(call.principal, [replace(row, data=json.dumps(told))], Action.INSTANCE_ALTER)
+    call.world.forget()
+    now = next((one for one in await call.world.live() if one.key == vm.key), None)
+    if now is not None and not now.runs and told["enabled"]:
+        await plugging.plug(call, now, told, volume)
 
 
 def _checked(size: int) -> Bytes:

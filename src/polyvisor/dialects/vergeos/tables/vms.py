@@ -235,8 +235,7 @@ async def _rename(call: Call, vm: Vm, name: str) -> None:
     ours, foreign = named(DIALECT, name, "vm")
     try:
         await call.core.instances.update(call.principal, vm.instance.id, name=ours or vm.instance.id)
-        if foreign is not None:
-            await call.core.foreigners.put(vm.project, vm.instance.id, foreign)
+        await call.core.foreigners.put(vm.project, vm.instance.id, foreign or Foreign(DIALECT, alias=("vm", "")))
     except Exists as error:
         raise Refusal(422, TAKEN) from error
 
@@ -295,11 +294,6 @@ async def dispose(call: Call, vm: Vm) -> None:
 def copies_of(kept: dict[str, Any]) -> list[str]:
     """The volumes that a snapshot keeps."""
     return [str(drive["copy"]) for drive in kept.get("drives", ()) if drive.get("copy")]
-
-
-def remembered(name: str, kept: dict[str, Any]) -> Foreign:
-    """What a VM of that name keeps, to be made with it."""
-    return Foreign(DIALECT, json.dumps({**kept, "name": name}))
 
 
 RESOURCE = Resource(TABLE, lambda world: world.vms(), _create, _change, _remove, of_vm=True)

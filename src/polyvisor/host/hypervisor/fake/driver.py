@@ -24,7 +24,7 @@ from polyvisor.model.host import Blueprint, Sight
 from polyvisor.model.ids import InstanceId, machine_uuid
 from polyvisor.model.instance import RunRecord
 from polyvisor.model.spec import Display, Spec
-from polyvisor.ports.hypervisor import Cpu, DiskFile, Gone, Layout, Machine, Saved
+from polyvisor.ports.hypervisor import Cpu, DiskFile, Gone, Layout, Machine, NicPlug, Saved
 
 _FILE = "fake.json"
 _SLOTS = 4
@@ -210,6 +210,19 @@ class FakeVm:
         """See LiveVm."""
         await self._heard("detach")
         self._write(self._state(), self.disks() - {serial})
+
+    async def plug_nic(self, wanted: NicPlug) -> None:
+        """See LiveVm."""
+        await self._heard("plug_nic")
+        self._write(self._state(), self.disks() | {"nic" + wanted.mac.replace(":", "")})
+
+    async def unplug_nic(self, mac: str) -> None:
+        """See LiveVm."""
+        await self._heard("unplug_nic")
+        name = "nic" + mac.replace(":", "")
+        if name not in self.disks():
+            raise Unsupported("a NIC that was there at its start stays until it is off", field="nics")
+        self._write(self._state(), self.disks() - {name})
 
     async def grow(self, serial: str, size: int) -> None:
         """See LiveVm."""

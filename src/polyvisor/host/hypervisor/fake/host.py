@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from polyvisor.host.images import disks
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.documents import architecture, contents
 from polyvisor.host.images.documents import config as parse_config
 from polyvisor.host.images.documents import manifest as parse_manifest
+from polyvisor.host.images.sniff import Form, sniff_disk
 from polyvisor.host.paths import Paths
+from polyvisor.host.sparse import copy_sparse
 from polyvisor.host.storage.archives import unpack
 from polyvisor.host.storage.media import Media
 from polyvisor.model.faults import Fault, Invalid, NotFound
@@ -145,6 +151,10 @@ class FakeStorage:
         """See Storage."""
         return self._media.read(disk, length)
 
+    async def adopt_volume(self, disk: Disk, file: Path) -> None:
+        """See Storage."""
+        await self._media.adopt(disk, file)
+
     def volume_used(self, disk: Disk) -> Bytes:
         """See Storage."""
         return self._media.used(disk)
@@ -238,6 +248,24 @@ class FakeImages:
         self._known[digest] = image
         progress("made", 1.0)
         return image
+
+    async def disk_size(self, path: Path, length: int) -> Bytes:
+        """See Images."""
+        return Bytes(disks.virtual_size(path, length, sniff_disk(path), Bounds()))
+
+    @asynccontextmanager
+    async def unpacked(self, path: Path, length: int) -> AsyncIterator[Path]:
+        """See Images. What a qcow2 holds is not looked at: its disk is empty."""
+        file = self._folder / f"unpacked-{uuid4().hex}"
+        try:
+            if sniff_disk(path) is Form.RAW:
+                await asyncio.to_thread(copy_sparse, path, file)
+            else:
+                file.touch()
+            os.truncate(file, await self.disk_size(path, length))
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
 
     async def vet_target(self, reference: str, *, trusted: bool, insecure: bool) -> str:
         """See Images. Every registry is a public one."""

@@ -18,7 +18,7 @@ from typing import Any
 from polyvisor.host.console import follow_file
 from polyvisor.host.durable import full
 from polyvisor.host.guest.agent import Agent
-from polyvisor.host.hypervisor.qemu import ram, screen
+from polyvisor.host.hypervisor.qemu import netplug, ram, screen
 from polyvisor.host.hypervisor.qemu.argv import (
     BALLOON,
     SCREEN,
@@ -40,7 +40,7 @@ from polyvisor.model.faults import Fault, Internal, NoCapacity, TimedOut, Unavai
 from polyvisor.model.host import Sight
 from polyvisor.model.instance import Bus, RunRecord
 from polyvisor.model.spec import Shape, Spec
-from polyvisor.ports.hypervisor import DiskFile, Layout, Saved
+from polyvisor.ports.hypervisor import DiskFile, Layout, NicPlug, Saved
 
 log = logging.getLogger("polyvisor.host")
 _SIGHTS = {
@@ -159,6 +159,8 @@ class QemuVm:
         """See LiveVm."""
         names = await self._devices()
         taken, slots = _plugged(names)
+        if any(serial.startswith(netplug.MARK) for serial in taken):
+            raise Unsupported("a machine with a NIC that came while it ran cannot be saved until it was off")
         fd = os.open(devices, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             await (await self._monitor_now()).give(fd, _SAVE_FDSET)
@@ -301,6 +303,29 @@ class QemuVm:
                     again = clock() + 8.0
                 await asyncio.sleep(0.1)
             await self._forget_node(f"disk-{serial}", _FDSET_BASE + slot)
+
+    async def plug_nic(self, wanted: NicPlug) -> None:
+        """See LiveVm."""
+        async with self._plugging:
+            taken, slots = await self._plugged()
+            free = sorted(slots - set(taken.values()))
+            if not free:
+                raise Unsupported("no free slot for another NIC", field="nics")
+            uid = Path(f"/proc/{self.record.pid}").stat().st_uid if os.geteuid() == 0 else None
+            await netplug.plug(self._ask, (await self._monitor_now()).lend, free[0], wanted, uid)
+
+    async def unplug_nic(self, mac: str) -> None:
+        """See LiveVm."""
+        name = netplug.name_of(mac)
+
+        async def gone() -> bool:
+            return name not in (await self._plugged())[0]
+
+        async with self._plugging:
+            slot = (await self._plugged())[0].get(name)
+            if slot is None:
+                raise Unsupported("a NIC that was there at its start stays until it is off", field="nics")
+            await netplug.unplug(self._ask, gone, slot, mac)
 
     async def grow(self, serial: str, size: int) -> None:
         """See LiveVm."""
