@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fault.world import ROOT, World
-from polyvisor.access.credentials import hash_password, new_key
+from polyvisor.access.credentials import new_key
 from polyvisor.model.faults import Busy, Exists, Forbidden, Invalid, NotFound
 from polyvisor.model.identity import Grant, Project, User
 from polyvisor.model.ids import InstanceId, OperationId, ProjectId, UserId, mint
@@ -202,7 +202,7 @@ async def test_what_is_disabled_does_not_run_and_begins_anew(world: World) -> No
 
 async def a_user(world: World, project: ProjectId) -> User:
     """Who may work the power there."""
-    user = User(UserId(mint()), "ann", hash_password("x"), project, False, datetime.now(UTC))
+    user = User(UserId(mint()), "ann", "x", project, False, datetime.now(UTC))
     async with world.store.write() as unit:
         await unit.identities.add_user(user)
         for action in (Action.INSTANCE_VIEW, Action.INSTANCE_OPERATE):

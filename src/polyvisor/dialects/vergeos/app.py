@@ -22,6 +22,7 @@ from polyvisor.dialects.vergeos.resource import Call, Jobs, Locks, Resource
 from polyvisor.dialects.vergeos.sources import DIALECT
 from polyvisor.dialects.vergeos.tables import CATALOG, RESOURCES
 from polyvisor.dialects.vergeos.tables.host import VERSION
+from polyvisor.dialects.vergeos.unasked import Unasked
 from polyvisor.dialects.vergeos.world import World
 from polyvisor.engine import Engine
 from polyvisor.model.faults import Fault, Internal, NotFound
@@ -51,6 +52,8 @@ class App:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._locks, self._jobs = Locks(), Jobs()
+        unasked = Unasked(engine, self._locks, self._jobs)
+        engine.tasks.hands[DIALECT] = unasked.perform
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # there are no sockets here

@@ -16,6 +16,8 @@ from polyvisor.dialects.vergeos.tables import (
     machines,
     nics,
     snapshots,
+    task_schedules,
+    tasks,
     vms,
 )
 
@@ -30,6 +32,8 @@ RESOURCES: Mapping[str, Resource] = {
         *nics.RESOURCES,
         *snapshots.RESOURCES,
         *files.RESOURCES,
+        *tasks.RESOURCES,
+        *task_schedules.RESOURCES,
         *host.RESOURCES,
         *empty.RESOURCES,
     )
