@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyvisor.dialects.kit.credentials import from_authorization, source_of
 from polyvisor.dialects.vergeos import errors, sessions
+from polyvisor.dialects.vergeos.chores import Chores
 from polyvisor.dialects.vergeos.language import query as asking
 from polyvisor.dialects.vergeos.language.errors import Refusal
 from polyvisor.dialects.vergeos.language.filters import Condition, Filter
@@ -54,6 +55,7 @@ class App:
         self._locks, self._jobs = Locks(), Jobs()
         unasked = Unasked(engine, self._locks, self._jobs)
         engine.tasks.hands[DIALECT] = unasked.perform
+        engine.keeper.chores[DIALECT] = Chores(unasked).tick
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # there are no sockets here

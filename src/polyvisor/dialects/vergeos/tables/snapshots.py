@@ -25,6 +25,8 @@ from polyvisor.model.principal import Action
 
 KIND = "machine_snapshots"
 _USUAL = 72 * 3600  # seconds that one is kept of which nobody says how long (vergeos.md §0, fact 18)
+JOB = "snapshot"
+"""How the jobs that make one are called, each with the key of its row."""
 _PATIENCE = 20.0  # seconds that a request waits for disks to be copied
 
 
@@ -49,6 +51,11 @@ TABLE = Table(
     ),
     short=("$key", "name", "machine", "snap_machine", "created", "expires"),
 )
+
+
+def job_of(row: Row) -> str:
+    """How the job is called that makes it."""
+    return f"{JOB} {row.key}"
 
 
 async def _load(world: World) -> Sequence[Snap]:
@@ -82,7 +89,7 @@ async def take(call: Call, vm: Vm, values: dict[str, Any]) -> Row:
     except Exists as error:
         raise Refusal(422, TAKEN) from error
     call.world.forget()
-    done = call.jobs.start(copying.take(call, vm, row), "snapshot")
+    done = call.jobs.start(copying.take(call, vm, row), job_of(row))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE):
             await asyncio.shield(done)
