@@ -22,6 +22,7 @@ from polyvisor.engine.users import Membership
 from polyvisor.model.faults import Fault, Throttled
 from polyvisor.model.identity import ApiKey, AuditEntry, AuditFilter, Project
 from polyvisor.model.principal import Action, Credential, Principal
+from polyvisor.model.task import Task
 from polyvisor.ports.store import Store
 
 log = logging.getLogger("polyvisor.engine")
@@ -110,6 +111,14 @@ class AuditEngine:
             log.error("the audit log cannot be written; an entry is lost: %s", self._waiting.pop(0))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(), name="audit")
+
+    def note_task(self, task: Task) -> None:
+        """That a task's last run came to nothing, where it was to happen by the clock and nobody was told."""
+        if task.last is not None and not task.last.by_hand:
+            self.note(
+                task.owner.name, "", "task.run", project=task.project, subject=task.instance,
+                outcome=task.last.outcome, detail=f"{task.name}: {task.last.detail}",
+            )  # fmt: skip
 
     async def flush(self) -> None:
         """Once all that was noted is written."""

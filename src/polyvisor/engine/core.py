@@ -125,6 +125,7 @@ class Engine:
         self.audit = AuditEngine(store, clock)
         self.keys = KeysEngine(store, clock)
         self.sessions = SessionsEngine(store, clock, self._door, self.audit)
+        self.tasks.tell = self.audit.note_task
         for noun, verbs in RECORDED.items():
             watch(self.audit, getattr(self, noun), verbs)
 

@@ -23,6 +23,7 @@ from polyvisor.model.timetable import Timetable
 from polyvisor.ports.store import Store, Unit
 
 log = logging.getLogger("polyvisor.engine")
+_FAILED = frozenset({Outcome.FAILED, Outcome.MISSED, Outcome.INTERRUPTED})
 _PATIENCE = timedelta(seconds=60)  # so long a run waits for another operation to end
 Hand = Callable[[Principal, Task], Awaitable[OperationId | None]]
 """Does what a task says, for its owner as he is now; the operation that it asked for, if it did."""
@@ -47,6 +48,7 @@ class TasksEngine:
         self._claimed: set[TaskId] = set()  # by this process
         self._waiting: dict[TaskId, Principal | None] = {}  # until another operation is over; in whose name
         self.hands: dict[str, Hand] = {"": self._by_verb}
+        self.tell: Callable[[Task], None] = lambda task: None  # of a run that came to nothing
 
     async def create(  # noqa: PLR0913 - what a task says
         self, principal: Principal, key: str, name: str, deed: Deed, timetables: Sequence[Timetable] = (), *,
@@ -162,6 +164,7 @@ class TasksEngine:
                 if task.next_run is None or task.next_run > now:
                     return
                 task = await self._claim(unit, task, task.next_run, now)
+        self._say(was, task)
         if task.last is not None and task.last.outcome is Outcome.RUNNING:
             await self._do(task, self._waiting.pop(task.id, None))
 
@@ -218,7 +221,12 @@ class TasksEngine:
                 return now  # it was removed, or has removed its own instance
             await unit.tasks.save(task)
             await _over(unit, task)
+        self._say(was, task)
         return task
+
+    def _say(self, was: Task, now: Task) -> None:
+        if now.last is not None and now.last != was.last and now.last.outcome in _FAILED:
+            self.tell(now)
 
     async def _owner_now(self, owner: Owner) -> Principal:
         """Whose name it is done in, with what he may do now. :raise Unauthenticated: he is not there any more."""

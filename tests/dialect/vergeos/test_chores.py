@@ -135,7 +135,9 @@ async def test_a_profile_takes_snapshots_and_keeps_them_as_long_as_it_says(
     await chores.take()
     await chores.expire()
     assert len(await names(api, vm)) == 1
-    await api.delete(f"snapshot_profiles/{profile}")
+    await api.refused(409, "in use", "DELETE", f"snapshot_profiles/{profile}")
+    await api.put(f"vms/{vm.key}", snapshot_profile=None)
+    await api.post("snapshot_profile_actions", snapshot_profile=profile, action="delete")
     assert await api.get("snapshot_profile_periods", filter=f"profile eq {profile}") == []
 
 

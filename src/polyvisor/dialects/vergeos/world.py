@@ -53,6 +53,11 @@ class World:
         self._made: dict[str, Any] = {}
         self._rows: dict[str, list[Row]] = {}
 
+    @property
+    def only_one(self) -> InstanceId | None:
+        """The one VM that the request is about, if it is."""
+        return next(iter(self._only)) if self._only is not None and len(self._only) == 1 else None
+
     # -- what is read ------------------------------------------------------------------------------------------------
 
     async def root(self) -> ProjectId:

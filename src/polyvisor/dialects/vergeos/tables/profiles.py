@@ -14,9 +14,9 @@ from typing import Any
 
 from polyvisor.dialects.vergeos import errors
 from polyvisor.dialects.vergeos.language.columns import Column, Kind
-from polyvisor.dialects.vergeos.language.errors import Refusal
+from polyvisor.dialects.vergeos.language.errors import Refusal, not_in_list
 from polyvisor.dialects.vergeos.language.tables import Children, Table
-from polyvisor.dialects.vergeos.resource import Call, Made, Resource
+from polyvisor.dialects.vergeos.resource import Call, Made, Resource, nothing
 from polyvisor.dialects.vergeos.sources import DIALECT, Kept
 from polyvisor.dialects.vergeos.tables.declare import data, key, told, words
 from polyvisor.dialects.vergeos.world import World
@@ -149,9 +149,22 @@ async def _change(call: Call, kept: Kept, values: dict[str, Any]) -> None:
 
 
 async def _remove(call: Call, kept: Kept) -> None:
-    """With its periods. Snapshots that were taken by it stay until they expire."""
+    """With its periods. Snapshots that were taken by it stay until they expire. :raise Refusal: VMs have it."""
+    if any(vm.kept.get("snapshot_profile") == kept.key for vm in await call.world.live()):
+        raise errors.conflict("The snapshot profile is in use")
     gone = [one.row for one in await periods(call.world) if one.data["profile"] == kept.key]
     await call.core.rows.remove(call.principal, [*gone, kept.row], Action.INSTANCE_OPERATE)
+
+
+async def _act(call: Call, values: dict[str, Any]) -> Made:
+    """By which clients delete one."""
+    if values["action"] != "delete":
+        raise not_in_list("action", values["action"])
+    found = next((one for one in await _profiles(call.world) if one.key == values["snapshot_profile"]), None)
+    if found is None:
+        raise errors.missing(f"{KIND}/{values['snapshot_profile']}", "post")
+    await _remove(call, found)
+    return Made(None)
 
 
 async def _create_period(call: Call, values: dict[str, Any]) -> Made:
@@ -176,7 +189,16 @@ async def _remove_period(call: Call, kept: Kept) -> None:
     await call.core.rows.remove(call.principal, [kept.row], Action.INSTANCE_OPERATE)
 
 
+ACTIONS = Table(
+    "snapshot_profile_actions",
+    (
+        key(lambda source: 0),
+        Column("snapshot_profile", Kind.FK, lambda source: None, refers=KIND, required=True),
+        Column("action", Kind.STRING, lambda source: None, required=True, longest=64),
+    ),
+)
 RESOURCES = (
+    Resource(ACTIONS, nothing, _act),
     Resource(TABLE, _profiles, _create, _change, _remove),
     Resource(PERIOD_TABLE, periods, _create_period, _change_period, _remove_period),
 )
