@@ -14,6 +14,7 @@ from dialect.served import Served, fresh
 from dialect.vergeos.conftest import Api, Vm
 from polyvisor.dialects.vergeos.chores import LATE, Chores
 from polyvisor.dialects.vergeos.resource import Jobs, Locks
+from polyvisor.dialects.vergeos.samples import Samples
 from polyvisor.dialects.vergeos.sources import COPY, DIALECT, data_of
 from polyvisor.dialects.vergeos.tables import profiles, snapshots
 from polyvisor.dialects.vergeos.unasked import Unasked
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 @pytest.fixture
 def chores(served: Served) -> Chores:
     """Those that a test does when it likes."""
-    return Chores(Unasked(served.parts.engine, Locks(), Jobs()))
+    return Chores(Unasked(served.parts.engine, Locks(), Jobs(), Samples(served.parts.engine)))
 
 
 async def names(api: Api, vm: Vm) -> list[str]:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from polyvisor.dialects.vergeos.language.errors import Refusal
 from polyvisor.dialects.vergeos.resource import Call, Jobs, Locks
+from polyvisor.dialects.vergeos.samples import Samples
 from polyvisor.dialects.vergeos.tables import actions
 from polyvisor.dialects.vergeos.tables.tasks import WORDS
 from polyvisor.dialects.vergeos.world import World
@@ -23,12 +24,12 @@ _NOWHERE = {"type": "http", "method": "POST", "path": "/", "query_string": b"", 
 class Unasked:
     """One for an application, whose locks and jobs these are."""
 
-    def __init__(self, engine: Engine, locks: Locks, jobs: Jobs) -> None:
-        self._engine, self._locks, self._jobs = engine, locks, jobs
+    def __init__(self, engine: Engine, locks: Locks, jobs: Jobs, samples: Samples) -> None:
+        self._engine, self._locks, self._jobs, self._samples = engine, locks, jobs, samples
 
     def call(self, principal: Principal) -> Call:
         """As if somebody had asked."""
-        world = World(self._engine, principal, int(self._engine.clock().timestamp()))
+        world = World(self._engine, principal, int(self._engine.clock().timestamp()), self._samples)
         return Call(Request(_NOWHERE), self._engine, principal, world, self._locks, self._jobs)
 
     async def perform(self, principal: Principal, task: Task) -> OperationId | None:

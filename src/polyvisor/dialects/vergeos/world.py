@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from polyvisor.dialects.vergeos.samples import Samples
 from polyvisor.dialects.vergeos.sources import (
     COPY,
     DIALECT,
@@ -44,8 +45,14 @@ class World:
     """Read anew for each request; `principal` sees in it what it may see."""
 
     def __init__(
-        self, core: Engine, principal: Principal, now: int, only: Collection[InstanceId] | None = None
+        self,
+        core: Engine,
+        principal: Principal,
+        now: int,
+        samples: Samples,
+        only: Collection[InstanceId] | None = None,
     ) -> None:
+        self.samples = samples
         self.core = core
         self.principal = principal
         self.now = now
