@@ -11,7 +11,7 @@ def test_devices_that_have_a_name_are_known_by_their_serials() -> None:
     told = [
         {"qdev": "/machine/peripheral/fixed-pvdisk/virtio-backend", "stats": stats},
         {"qdev": "/machine/peripheral/hp3-abc/virtio-backend", "stats": {"rd_bytes": 7}},
-        {"qdev": "/machine/peripheral/usb-def", "stats": {}},
+        {"qdev": "/machine/peripheral/usb-def/usb-def.0/legacy[0]", "stats": {}},
         {"qdev": "/machine/peripheral-anon/device[3]/virtio-backend", "stats": stats},
         {"node-name": "disk-abc", "stats": stats},
     ]
