@@ -11,6 +11,7 @@ from polyvisor.client.ingresses import Ingresses
 from polyvisor.client.instances import Instances
 from polyvisor.client.link import Link
 from polyvisor.client.snapshots import Schedules, Snapshots, Templates
+from polyvisor.client.tasks import Tasks
 from polyvisor.client.things import Hosts, Images, Operations, Volumes
 
 
@@ -26,6 +27,7 @@ class Client:
         self.snapshots = Snapshots(self._link)
         self.templates = Templates(self._link)
         self.schedules = Schedules(self._link)
+        self.tasks = Tasks(self._link)
         self.ingresses = Ingresses(self._link)
         self.images = Images(self._link)
         self.hosts = Hosts(self._link)

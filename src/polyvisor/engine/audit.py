@@ -22,6 +22,7 @@ from polyvisor.engine.users import Membership
 from polyvisor.model.faults import Fault, Throttled
 from polyvisor.model.identity import ApiKey, AuditEntry, AuditFilter, Project
 from polyvisor.model.principal import Action, Credential, Principal
+from polyvisor.model.task import Task
 from polyvisor.ports.store import Store
 
 log = logging.getLogger("polyvisor.engine")
@@ -54,6 +55,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     },
     "snapshots": {"create": "snapshot.create", "revert": "snapshot.revert", "delete": "snapshot.delete"},
     "schedules": {"set": "schedule.set", "remove": "schedule.remove"},
+    "tasks": {"create": "task.create", "update": "task.update", "remove": "task.remove", "run": "task.run"},
     "ingresses": {"create": "ingress.create", "delete": "ingress.delete"},
     "forks": {"fork": "instance.fork"},
     "templates": {"create": "template.create", "delete": "template.delete"},
@@ -110,6 +112,14 @@ class AuditEngine:
             log.error("the audit log cannot be written; an entry is lost: %s", self._waiting.pop(0))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(), name="audit")
+
+    def note_task(self, task: Task) -> None:
+        """That a task's last run came to nothing, where it was to happen by the clock and nobody was told."""
+        if task.last is not None and not task.last.by_hand:
+            self.note(
+                task.owner.name, "", "task.run", project=task.project, subject=task.instance,
+                outcome=task.last.outcome, detail=f"{task.name}: {task.last.detail}",
+            )  # fmt: skip
 
     async def flush(self) -> None:
         """Once all that was noted is written."""

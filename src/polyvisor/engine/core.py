@@ -37,6 +37,7 @@ from polyvisor.engine.screens import ScreensEngine
 from polyvisor.engine.snapshots import SnapshotsEngine
 from polyvisor.engine.standby import StandbyEngine
 from polyvisor.engine.streams import StreamsEngine
+from polyvisor.engine.tasks import TasksEngine
 from polyvisor.engine.templates import TemplatesEngine
 from polyvisor.engine.users import GrantsEngine, UsersEngine
 from polyvisor.engine.volumes import VolumesEngine
@@ -89,6 +90,7 @@ class Engine:
         self.snapshots = SnapshotsEngine(store, host, clock, self.instances, packing)
         self.forks = ForksEngine(self.instances, self.snapshots)
         self.schedules = SchedulesEngine(store, clock, self.instances, self.snapshots)
+        self.tasks = TasksEngine(store, clock, self.instances, self.power, self.snapshots)
         self.pool = PoolEngine(store, self.instances, self.power, self.streams, pool)
         self.templates = TemplatesEngine(store, self.instances, self.power, self.snapshots, self.streams, self.pool)
         self.reclaim = ReclaimEngine(store, host, clock, reclaim or Policy())
@@ -102,6 +104,7 @@ class Engine:
             self.power,
             self.snapshots,
             self.schedules,
+            self.tasks,
             self.pool,
             self.reclaim,
             self.standby,
@@ -123,6 +126,7 @@ class Engine:
         self.audit = AuditEngine(store, clock)
         self.keys = KeysEngine(store, clock)
         self.sessions = SessionsEngine(store, clock, self._door, self.audit)
+        self.tasks.tell = self.audit.note_task
         for noun, verbs in RECORDED.items():
             watch(self.audit, getattr(self, noun), verbs)
 

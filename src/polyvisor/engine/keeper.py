@@ -16,11 +16,14 @@ from polyvisor.engine.reclaim import ReclaimEngine
 from polyvisor.engine.schedules import SchedulesEngine
 from polyvisor.engine.snapshots import SnapshotsEngine
 from polyvisor.engine.standby import StandbyEngine
+from polyvisor.engine.tasks import TasksEngine
 from polyvisor.model.faults import Fault, NotFound
 from polyvisor.model.principal import SYSTEM
 from polyvisor.ports.store import Store
 
 log = logging.getLogger("polyvisor.engine")
+Chore = Callable[[], Awaitable[object]]
+"""Something that is done every second or so, or as soon as the last time is over; it finds out itself what is due."""
 _PAUSE = 1.0
 _KEEP_EVENTS = 100_000
 _KEEP_OPERATIONS = timedelta(days=7)
@@ -38,6 +41,7 @@ class Keeper:
         power: PowerEngine,
         snapshots: SnapshotsEngine,
         schedules: SchedulesEngine,
+        tasks: TasksEngine,
         pool: PoolEngine,
         reclaim: ReclaimEngine,
         standby: StandbyEngine,
@@ -49,17 +53,29 @@ class Keeper:
         self._power = power
         self._snapshots = snapshots
         self._schedules = schedules
+        self._tasks = tasks
         self._pool = pool
         self._reclaim = reclaim
         self._standby = standby
         self._health = health
         self._sessions = sessions
         self.pause = _PAUSE
+        self.chores: dict[str, Chore] = {"tasks": self._tasks.tick}
+        self._aside: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
+        try:
+            await self._keep()
+        finally:
+            for task in self._aside.values():
+                task.cancel()
+            await asyncio.gather(*self._aside.values(), return_exceptions=True)
+
+    async def _keep(self) -> None:
         turn = 0
         while True:
+            self._begin()
             await self._try(self.expire)
             await self._try(self._schedules.tick)
             await self._try(self._pool.tick)
@@ -76,7 +92,14 @@ class Keeper:
             turn += 1
             await asyncio.sleep(self.pause)
 
-    async def _try(self, chore: Callable[[], Awaitable[object]]) -> None:
+    def _begin(self) -> None:
+        """Each chore that may take long goes on beside the others, and is begun again once it is over."""
+        for name, chore in self.chores.items():
+            last = self._aside.get(name)
+            if last is None or last.done():
+                self._aside[name] = asyncio.create_task(self._try(chore), name=name)
+
+    async def _try(self, chore: Chore) -> None:
         """Whatever becomes of one of them, the others are done."""
         try:
             await chore()

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -36,7 +36,7 @@ from polyvisor.model.compression import AS_IT_IS, Packed, Packing
 from polyvisor.model.faults import Busy, Fault, NoCapacity, Unavailable
 from polyvisor.model.guest import JournalRecord
 from polyvisor.model.health import HealthCheck, Probe
-from polyvisor.model.host import Blueprint, Disk, HostReport, Observation, Sight, Taken
+from polyvisor.model.host import Blueprint, Disk, DiskCounts, HostReport, Observation, Sight, Taken
 from polyvisor.model.ids import HostId, InstanceId, SnapshotId, machine_uuid
 from polyvisor.model.instance import RunRecord, same_process
 from polyvisor.model.network import HostNic
@@ -553,6 +553,14 @@ class LocalHost:
         if vm is None or found is None:
             return Taken()
         return await taken.with_traffic(found, await vm.guest()) if self._watcher.ready(id) else found
+
+    async def accounts(self) -> Mapping[InstanceId, Taken]:
+        """See Host."""
+        return await asyncio.to_thread(taken.of_processes, {id: vm.record for id, vm in self._vms.items()})
+
+    async def disk_counts(self, id: InstanceId) -> Mapping[str, DiskCounts]:
+        """See Host."""
+        return await taken.of_disks(self._vms.get(id))
 
     # -- housekeeping --------------------------------------------------------------------------------------------
 

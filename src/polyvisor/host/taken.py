@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from polyvisor.model.faults import Fault
-from polyvisor.model.host import Taken
+from polyvisor.model.host import DiskCounts, Taken
+from polyvisor.model.ids import InstanceId
 from polyvisor.model.instance import RunRecord
 from polyvisor.model.units import Bytes
 from polyvisor.ports.guest import Guest
+from polyvisor.ports.hypervisor import LiveVm
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -30,6 +33,20 @@ def of_process(run: RunRecord) -> Taken | None:
         return None
     cpu = (int(stat[11]) + int(stat[12])) / _TICK
     return Taken(cpu, Bytes(int(pages[1]) * _PAGE), Bytes(int(pages[0]) * _PAGE))
+
+
+def of_processes(runs: Mapping[InstanceId, RunRecord]) -> dict[InstanceId, Taken]:
+    """The same of many, but for those that are gone."""
+    found = {id: of_process(run) for id, run in runs.items()}
+    return {id: taken for id, taken in found.items() if taken is not None}
+
+
+async def of_disks(vm: LiveVm | None) -> Mapping[str, DiskCounts]:
+    """What a machine tells of its disks; nothing, when there is none or it does not answer."""
+    try:
+        return await vm.disk_counts() if vm is not None else {}
+    except Fault:
+        return {}
 
 
 async def with_traffic(taken: Taken, guest: Guest) -> Taken:

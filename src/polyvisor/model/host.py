@@ -84,6 +84,16 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskCounts:
+    """What a disk of a machine has done since that began: requests, and bytes."""
+
+    reads: int = 0
+    writes: int = 0
+    read: int = 0
+    written: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class HostReport:
     """What a host has and can do."""
 

@@ -5,14 +5,14 @@ Every verb is safe to repeat: it brings about a state, it does not count. Undo i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from polyvisor.model.compression import AS_IT_IS, Packed, Packing
 from polyvisor.model.guest import JournalRecord
 from polyvisor.model.health import HealthCheck
-from polyvisor.model.host import Blueprint, Disk, HostReport, Observation, Taken
+from polyvisor.model.host import Blueprint, Disk, DiskCounts, HostReport, Observation, Taken
 from polyvisor.model.ids import HostId, InstanceId, SnapshotId
 from polyvisor.model.instance import RunRecord
 from polyvisor.model.network import HostNic
@@ -190,6 +190,12 @@ class Host(Protocol):
 
     async def taken(self, id: InstanceId) -> Taken:
         """What the machine takes of this host now; its traffic as its guest counts it, where the host does not."""
+
+    async def accounts(self) -> Mapping[InstanceId, Taken]:
+        """What each machine that runs takes, all of them at once: by the host's accounts alone, so without traffic."""
+
+    async def disk_counts(self, id: InstanceId) -> Mapping[str, DiskCounts]:
+        """What a machine's disks have done, by their serials; nothing of one that does not run or answer."""
 
     async def probe(self, blueprint: Blueprint, check: HealthCheck) -> str | None:
         """Ask the workload once how it is, within the check's time: what is wrong, empty when nothing is. None: from

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from polyvisor.model.host import Blueprint, Sight
+from polyvisor.model.host import Blueprint, DiskCounts, Sight
 from polyvisor.model.instance import Address, Bus, RunRecord
 from polyvisor.model.spec import Spec
 from polyvisor.ports.guest import Guest
@@ -190,6 +190,9 @@ class LiveVm(Protocol):
 
     async def memory(self) -> int:
         """The bytes that the guest has now, without those it gave up. :raise Unsupported: it has no balloon."""
+
+    async def disk_counts(self) -> Mapping[str, DiskCounts]:
+        """What its disks have done since the process began, by their serials."""
 
     async def link(self, *, up: bool) -> None:
         """Plug the network cable in or out, as the guest sees it. One without a network has none."""

@@ -29,6 +29,7 @@ from polyvisor.model.ids import (
     OperationId,
     ProjectId,
     SnapshotId,
+    TaskId,
     UserId,
     VolumeId,
 )
@@ -40,6 +41,7 @@ from polyvisor.model.principal import Action
 from polyvisor.model.query import Page
 from polyvisor.model.snapshot import Schedule, Snapshot, SnapshotState
 from polyvisor.model.spec import Spec
+from polyvisor.model.task import Task
 from polyvisor.model.units import Bytes
 from polyvisor.model.volume import PoolRights, Volume, VolumeState
 
@@ -238,6 +240,31 @@ class Schedules(Protocol):
 
     async def all(self) -> Sequence[Schedule]:
         """Every schedule."""
+
+
+class Tasks(Protocol):
+    """What is done to instances when its time has come; gone with its instance."""
+
+    async def add(self, task: Task) -> None:
+        """Insert. :raise Exists: the name is taken in its project. :raise NotFound: there is no such instance."""
+
+    async def get(self, id: TaskId) -> Task:
+        """:raise NotFound:"""
+
+    async def named(self, project: ProjectId, name: str) -> Task:
+        """:raise NotFound:"""
+
+    async def of(self, projects: Collection[ProjectId] | None) -> Sequence[Task]:
+        """Those of these projects, or all, oldest first."""
+
+    async def due(self, now: datetime) -> Sequence[Task]:
+        """Those whose time has come, and those whose last run is not known to be over."""
+
+    async def save(self, task: Task) -> None:
+        """Write it, but for its project, instance and time of creation. :raise Exists: :raise NotFound:"""
+
+    async def remove(self, id: TaskId) -> None:
+        """:raise NotFound:"""
 
 
 class Ingresses(Protocol):
@@ -478,6 +505,7 @@ class Unit(Protocol):
     volumes: Volumes
     snapshots: Snapshots
     schedules: Schedules
+    tasks: Tasks
     ingresses: Ingresses
     images: ImageNames
     events: Events

@@ -38,6 +38,7 @@ from polyvisor.store.rows import SqlRows
 from polyvisor.store.schedules import SqlSchedules
 from polyvisor.store.snapshots import SqlSnapshots
 from polyvisor.store.tables import meta
+from polyvisor.store.tasks import SqlTasks
 from polyvisor.store.volumes import SqlVolumes
 from polyvisor.store.work import Work
 
@@ -52,6 +53,7 @@ class SqlUnit:
         self.volumes: port.Volumes = SqlVolumes(work)
         self.snapshots: port.Snapshots = SqlSnapshots(work)
         self.schedules: port.Schedules = SqlSchedules(work)
+        self.tasks: port.Tasks = SqlTasks(work)
         self.ingresses: port.Ingresses = SqlIngresses(work)
         self.images: port.ImageNames = SqlImageNames(work)
         self.events: port.Events = SqlEvents(work)

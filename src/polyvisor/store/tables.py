@@ -324,6 +324,23 @@ schedules = Table(
     Index("ix_schedules_next_run", "next_run"),
 )
 
+# `runs`: the last run is not known to be over.
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("instance", Text, ForeignKey("instances.id", ondelete="CASCADE"), nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("next_run", BigInteger),
+    Column("runs", Boolean, nullable=False),
+    Column("record", Text, nullable=False),
+    UniqueConstraint("project", "name", name="uq_tasks_name"),
+    Index("ix_tasks_next_run", "next_run"),
+    Index("ix_tasks_instance", "instance"),
+)
+
 ingresses = Table(
     "ingresses",
     metadata,

@@ -5,7 +5,8 @@ Requests refuse unknown fields: a field that is accepted has an effect.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
+from datetime import time as ClockTime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
@@ -379,6 +380,46 @@ class SetSchedule(_Request):
     max_count: int | None = None
 
 
+Deed = Literal["start", "stop", "force-stop", "reset", "restart", "suspend", "snapshot"]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+Unit = Literal["minute", "hour", "day", "week", "month", "year"]
+MonthDay = Literal["start", "first", "15th", "last"]
+
+
+_LAX = Field(strict=False)  # JSON has texts for times
+
+
+class CreateTask(_Request):
+    """`action` is done to `instance` (an id or a name): `at` a moment; or `every` so many units from the day `start`
+    (today) until `end`, at the `time` of day, on `days` of the week, on the `month_day` of a month. All is in UTC.
+
+    `stop` is the power button: a guest that does not obey runs on. A weekly one is, unless it says otherwise, for the
+    weekday of its start. `once`: the task goes when it has run by the clock, and was done.
+    """
+
+    instance: Name
+    action: Deed
+    name: Text | None = None
+    description: Text = ""
+    at: Annotated[datetime, _LAX] | None = None
+    every: Unit | None = None
+    interval: int = Field(1, ge=1, le=1000)
+    days: list[Day] | None = None
+    time: Annotated[ClockTime, _LAX] | None = None
+    start: Annotated[date, _LAX] | None = None
+    end: Annotated[datetime, _LAX] | None = None
+    month_day: MonthDay = "start"
+    enabled: bool = True
+    once: bool = False
+
+
+class UpdateTask(_Request):
+    """What is not said stays."""
+
+    enabled: bool | None = None
+    description: Text | None = None
+
+
 class ReclaimMemory(_Request):
     """Let running guests lend so many bytes together, for as long as `hold`; 0 bytes end an earlier hold. Each keeps
     its protected floor. `dry_run`: only say what would be done."""
@@ -694,6 +735,53 @@ class Schedule(_Reply):
     last_run: datetime | None
     last_error: str | None
     last_snapshot: str | None
+
+
+class Timetable(_Reply):
+    """When something is done. `every` is `never` of one moment."""
+
+    every: Literal["never"] | Unit
+    interval: int
+    start: date
+    time: str
+    end: datetime | None
+    days: list[Day]
+    month_day: MonthDay
+
+
+class TaskRun(_Reply):
+    """One run. `due` is when it was to be; `error` says why it was not done."""
+
+    due: datetime
+    began: datetime
+    ended: datetime | None
+    outcome: Literal["running", "done", "failed", "missed", "interrupted"]
+    error: str | None
+    operation: str | None
+
+
+class Task(_Reply):
+    """What is done to an instance when its time has come. `owner` is in whose name."""
+
+    id: str
+    name: str
+    description: str
+    project: str
+    instance: str
+    action: Deed
+    owner: str
+    enabled: bool
+    once: bool
+    created: datetime
+    timetables: list[Timetable]
+    next_run: datetime | None
+    last_run: TaskRun | None
+
+
+class TaskList(_Reply):
+    """Tasks, oldest first."""
+
+    items: list[Task]
 
 
 class Image(_Reply):

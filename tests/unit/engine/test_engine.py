@@ -24,6 +24,7 @@ from polyvisor.engine.resolve import fork_spec, resolve_spec, with_command
 from polyvisor.engine.schedules import SchedulesEngine
 from polyvisor.engine.snapshots import SnapshotsEngine
 from polyvisor.engine.standby import StandbyEngine
+from polyvisor.engine.tasks import TasksEngine
 from polyvisor.engine.volumes import check_mount_path
 from polyvisor.engine.waits import Waits
 from polyvisor.model.compression import AS_IT_IS
@@ -234,7 +235,8 @@ def a_keeper(store: Any, now: datetime = NOW) -> Keeper:
     health = HealthEngine(store, None, lambda: now)  # type: ignore[arg-type]  # nobody is asked
     standby = StandbyEngine(store, None, lambda: now, instances, power, None, NetworkMode.USER, None)  # type: ignore[arg-type]  # nobody is idle
     sessions = SessionsEngine(store, lambda: now, None, None)  # type: ignore[arg-type]  # nobody logs in
-    return Keeper(store, lambda: now, power, snapshots, schedules, pool, reclaim, standby, health, sessions)
+    tasks = TasksEngine(store, lambda: now, instances, power, snapshots)
+    return Keeper(store, lambda: now, power, snapshots, schedules, tasks, pool, reclaim, standby, health, sessions)
 
 
 async def test_the_keeper_deletes_what_has_expired_once(store: SqlStore) -> None:

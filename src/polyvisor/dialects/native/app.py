@@ -18,6 +18,7 @@ from polyvisor.dialects.native import (
     routes_screens,
     routes_snapshots,
     routes_sockets,
+    routes_tasks,
     routes_templates,
     routes_things,
     routes_volumes,
@@ -60,7 +61,7 @@ def make_app(engine: Engine) -> FastAPI:
     app.add_middleware(Door, engine=engine)
     api = APIRouter(prefix=PREFIX)
     modules = (
-        routes_access, routes_files, routes_sockets, routes_instances, routes_snapshots, routes_templates,
+        routes_access, routes_files, routes_sockets, routes_instances, routes_snapshots, routes_tasks, routes_templates,
         routes_ingresses, routes_volumes, routes_screens, routes_things,
     )  # fmt: skip
     for module in modules:

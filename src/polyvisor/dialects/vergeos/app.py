@@ -14,14 +14,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyvisor.dialects.kit.credentials import from_authorization, source_of
 from polyvisor.dialects.vergeos import errors, sessions
+from polyvisor.dialects.vergeos.chores import Chores
 from polyvisor.dialects.vergeos.language import query as asking
 from polyvisor.dialects.vergeos.language.errors import Refusal
 from polyvisor.dialects.vergeos.language.filters import Condition, Filter
 from polyvisor.dialects.vergeos.language.receipts import receipt
 from polyvisor.dialects.vergeos.resource import Call, Jobs, Locks, Resource
+from polyvisor.dialects.vergeos.samples import Samples
 from polyvisor.dialects.vergeos.sources import DIALECT
 from polyvisor.dialects.vergeos.tables import CATALOG, RESOURCES
 from polyvisor.dialects.vergeos.tables.host import VERSION
+from polyvisor.dialects.vergeos.unasked import Unasked
 from polyvisor.dialects.vergeos.world import FOREIGN, World
 from polyvisor.engine import Engine
 from polyvisor.model.faults import Fault, Internal, NotFound
@@ -51,6 +54,11 @@ class App:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._locks, self._jobs = Locks(), Jobs()
+        self._samples = Samples(engine)
+        unasked = Unasked(engine, self._locks, self._jobs, self._samples)
+        engine.keeper.chores[f"{DIALECT} samples"] = self._samples.tick
+        engine.tasks.hands[DIALECT] = unasked.perform
+        engine.keeper.chores[DIALECT] = Chores(unasked).tick
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # there are no sockets here
@@ -182,7 +190,7 @@ class App:
         return JSONResponse(asking.one(CATALOG, resource.table.name, query, source, sources, call.now))
 
     def _world(self, principal: Principal, only: set[InstanceId] | None = None) -> World:
-        return World(self._engine, principal, int(self._engine.clock().timestamp()), only)
+        return World(self._engine, principal, int(self._engine.clock().timestamp()), self._samples, only)
 
     def _call(self, request: Request, principal: Principal, only: set[InstanceId] | None = None) -> Call:
         return Call(request, self._engine, principal, self._world(principal, only), self._locks, self._jobs)

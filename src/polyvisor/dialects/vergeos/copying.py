@@ -20,7 +20,7 @@ from polyvisor.dialects.vergeos.sources import COPY, DIALECT, Snap, Vm, data_of
 from polyvisor.dialects.vergeos.tables import cloudinit, drives, nics, plugging, vms
 from polyvisor.engine.instances import Until
 from polyvisor.model.faults import Exists, Fault, NotFound
-from polyvisor.model.foreign import Row
+from polyvisor.model.foreign import Foreign, Row
 from polyvisor.model.ids import mint
 from polyvisor.model.instance import Power
 from polyvisor.model.principal import Action
@@ -111,7 +111,10 @@ async def take(call: Call, vm: Vm, row: Row) -> None:
     try:
         content = await content_of(call, vm)
         if vm.instance is not None and not vm.instance.spec.blank:
-            taken = await call.core.snapshots.create(call.principal, vm.instance.id, kind=SnapshotKind.DISK)
+            note = Foreign(DIALECT, json.dumps({"of": row.name}))  # for who finds it when this server is gone
+            taken = await call.core.snapshots.create(
+                call.principal, vm.instance.id, kind=SnapshotKind.DISK, foreign=note
+            )
             engine = content.engine = (await call.core.snapshots.settle(taken, Until.LAUNCHED, LIMIT)).id
         made = await copied(call, vm, content, COPY)
         left = list(made)

@@ -61,6 +61,10 @@ class Jobs:
         task.add_done_callback(self._ended)
         return task
 
+    def has(self, name: str) -> bool:
+        """Whether one goes on whose name begins with this word, or is this."""
+        return any(f"{task.get_name()} ".startswith(f"{name} ") for task in self._running)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from polyvisor.dialects.vergeos.samples import Samples
 from polyvisor.dialects.vergeos.sources import (
     COPY,
     DIALECT,
@@ -46,14 +47,25 @@ class World:
     """Read anew for each request; `principal` sees in it what it may see."""
 
     def __init__(
-        self, core: Engine, principal: Principal, now: int, only: Collection[InstanceId] | None = None
+        self,
+        core: Engine,
+        principal: Principal,
+        now: int,
+        samples: Samples,
+        only: Collection[InstanceId] | None = None,
     ) -> None:
+        self.samples = samples
         self.core = core
         self.principal = principal
         self.now = now
         self._only = only
         self._made: dict[str, Any] = {}
         self._rows: dict[str, list[Row]] = {}
+
+    @property
+    def only_one(self) -> InstanceId | None:
+        """The one VM that the request is about, if it is."""
+        return next(iter(self._only)) if self._only is not None and len(self._only) == 1 else None
 
     # -- what is read ------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ FUNCTIONS = frozenset(
         "count",
         "diskspace",
         "display",
+        "flatten",
         "hex",
         "sha1",
         "sum",

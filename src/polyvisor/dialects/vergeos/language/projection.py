@@ -47,13 +47,21 @@ def _getters(rows: Rows, table: Table, items: tuple[Item, ...], depth: int) -> I
     if depth > _DEEPEST:
         raise invalid()
     for item in items:
-        word = item.word
-        if not word or table.column(word) is not None or (word not in _VIEWS and word not in table.views):
+        word, argument = item.word, item.argument
+        if item.function == "flatten" and argument is not None and argument.select is not None and not item.path:
+            for inner in argument.select:
+                yield inner.key, _inner(rows, table, argument.path, inner, depth)
+        elif not word or table.column(word) is not None or (word not in _VIEWS and word not in table.views):
             yield item.key, _getter(rows, table, item, depth)
         elif word in table.views:
             yield from _getters(rows, table, _view(table.views[word]), depth + 1)
         else:
             yield from _own(rows, table, _VIEWS[word])
+
+
+def _inner(rows: Rows, table: Table, path: tuple[str, ...], item: Item, depth: int) -> Getter | None:
+    """A value of a row that `flatten` puts into this one."""
+    return reach(rows, table, path, lambda last: _getter(rows, last, item, depth + 1))
 
 
 def _own(rows: Rows, table: Table, view: str) -> Iterator[tuple[str, Getter | None]]:
@@ -82,7 +90,7 @@ def _call(rows: Rows, table: Table, function: str, argument: Item, depth: int) -
     if function == "display":
         return _display(rows, table, argument, depth)
     inner = _getter(rows, table, argument, depth + 1)
-    if inner is None:
+    if inner is None or function == "flatten":  # that is of the rows of a query, not of what is in them
         return None
     apply = FUNCTIONS[function]
     alone = function == "collapse" and argument.select is not None and len(argument.select) == 1

@@ -75,7 +75,7 @@ def run(
         found = [source for source in found if keeps(source)]
     if query.fields == ():
         return [{"$count": len(found)}]
-    found = sorted(found, key=_ranking(key))
+    found = sorted(found, key=_ranking(key), reverse=what.newest)
     for get, descending in reversed(_sorting(rows, what, query.sort)):
         found.sort(key=_ranking(get), reverse=descending)
     end = query.offset + query.limit if query.limit else None

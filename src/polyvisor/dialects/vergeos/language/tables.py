@@ -38,7 +38,8 @@ class Table:
     """A table. The first of its columns is `$key`.
 
     `display` is the path whose value a row is called by. `children` are collections of a row, `singles` one row each.
-    `short` is what is given when no fields are asked for. `views` are names for texts of fields.
+    `short` is what is given when no fields are asked for. `views` are names for texts of fields. `newest`: the greatest
+    key comes first where no order is asked for.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Table:
     short: tuple[str, ...] = ()
     views: Mapping[str, str] = field(default_factory=dict)
     key_in_all: bool = True
+    newest: bool = False
 
     @cached_property
     def _by_name(self) -> Mapping[str, Column]:

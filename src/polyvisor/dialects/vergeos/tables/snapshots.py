@@ -25,6 +25,8 @@ from polyvisor.model.principal import Action
 
 KIND = "machine_snapshots"
 _USUAL = 72 * 3600  # seconds that one is kept of which nobody says how long (vergeos.md §0, fact 18)
+JOB = "snapshot"
+"""How the jobs that make one are called, each with the key of its row."""
 _PATIENCE = 20.0  # seconds that a request waits for disks to be copied
 
 
@@ -49,6 +51,11 @@ TABLE = Table(
     ),
     short=("$key", "name", "machine", "snap_machine", "created", "expires"),
 )
+
+
+def job_of(row: Row) -> str:
+    """How the job is called that makes it."""
+    return f"{JOB} {row.key}"
 
 
 async def _load(world: World) -> Sequence[Snap]:
@@ -82,11 +89,20 @@ async def take(call: Call, vm: Vm, values: dict[str, Any]) -> Row:
     except Exists as error:
         raise Refusal(422, TAKEN) from error
     call.world.forget()
-    done = call.jobs.start(copying.take(call, vm, row), "snapshot")
+    _note(call, "snapshot.create", row, values["name"])
+    done = call.jobs.start(copying.take(call, vm, row), job_of(row))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE):
             await asyncio.shield(done)
     return row
+
+
+def _note(call: Call, action: str, row: Row, name: str) -> None:
+    """In the log of the VM: the engine's own entries are about what a snapshot is made of."""
+    principal = call.principal
+    call.core.audit.note(
+        principal.name, principal.source, action, project=row.project, subject=row.subject, detail=name
+    )  # fmt: skip
 
 
 async def _change(call: Call, snap: Snap, values: dict[str, Any]) -> None:
@@ -119,6 +135,7 @@ async def remove(call: Call, snap: Snap) -> None:
     for id in copies_of(snap.kept):
         with contextlib.suppress(NotFound):
             await call.core.volumes.delete(call.principal, id)
+    _note(call, "snapshot.delete", snap.row, snap.name)
 
 
 RESOURCES = (Resource(TABLE, _load, _create, _change, _remove, of_vm=True),)

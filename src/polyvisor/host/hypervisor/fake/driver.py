@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from polyvisor.host.hypervisor.fake.workload import FakeWorkload
 from polyvisor.host.paths import CONSOLE, JOURNAL
 from polyvisor.host.sparse import copy_sparse
 from polyvisor.model.faults import Internal, TimedOut, Unavailable, Unsupported
-from polyvisor.model.host import Blueprint, Sight
+from polyvisor.model.host import Blueprint, DiskCounts, Sight
 from polyvisor.model.ids import InstanceId, machine_uuid
 from polyvisor.model.instance import RunRecord
 from polyvisor.model.spec import Display, Spec
@@ -189,6 +189,11 @@ class FakeVm:
         """See LiveVm."""
         await self._heard("memory")
         return int(self._facts().get("memory", self._machine.blueprint.spec.memory))
+
+    async def disk_counts(self) -> Mapping[str, DiskCounts]:
+        """See LiveVm. Nobody reads or writes: only that there are disks is true."""
+        await self._heard("disk_counts")
+        return dict.fromkeys(self.disks(), DiskCounts())
 
     async def link(self, *, up: bool) -> None:
         """See LiveVm."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,14 @@ from polyvisor.host.hypervisor.qemu.argv import (
 )
 from polyvisor.host.hypervisor.qemu.backup import backup
 from polyvisor.host.hypervisor.qemu.chain import LONGER, renew
+from polyvisor.host.hypervisor.qemu.counts import disk_counts
 from polyvisor.host.hypervisor.qemu.keyboard import Keyboard
 from polyvisor.host.hypervisor.qemu.qmp import COMMAND_LIMIT, Qmp
 from polyvisor.host.hypervisor.qemu.throttle import throttle
 from polyvisor.host.paths import AGENT_SOCKET, CONSOLE, CONSOLE_SOCKET, QMP_SOCKET
 from polyvisor.host.pids import Process
 from polyvisor.model.faults import Fault, Internal, NoCapacity, TimedOut, Unavailable, Unsupported
-from polyvisor.model.host import Sight
+from polyvisor.model.host import DiskCounts, Sight
 from polyvisor.model.instance import Bus, RunRecord
 from polyvisor.model.spec import Shape, Spec
 from polyvisor.ports.hypervisor import DiskFile, Layout, NicPlug, Saved
@@ -223,6 +224,10 @@ class QemuVm:
             if "No balloon device" not in error.private:
                 raise
             raise Unsupported(_NO_BALLOON, private=error.private) from error
+
+    async def disk_counts(self) -> Mapping[str, DiskCounts]:
+        """See LiveVm."""
+        return disk_counts(await self._ask("query-blockstats"))
 
     async def link(self, *, up: bool) -> None:
         """See LiveVm."""
