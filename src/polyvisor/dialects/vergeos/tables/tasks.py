@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyvisor.dialects.vergeos import errors
+from polyvisor.dialects.vergeos.directory import people
 from polyvisor.dialects.vergeos.language.columns import Column, Kind
 from polyvisor.dialects.vergeos.language.errors import Refusal, invalid_field, read_only
 from polyvisor.dialects.vergeos.language.tables import Children, Table
@@ -36,11 +37,12 @@ _FAILED = frozenset({Outcome.FAILED, Outcome.MISSED, Outcome.INTERRUPTED})
 
 @dataclass(frozen=True)
 class Listed:
-    """A task, with the number it has here and the VM that it is for."""
+    """A task, with the number it has here, the VM that it is for, and the key of its owner where that may be seen."""
 
     row: Row
     task: Task
     vm: Vm
+    creator: int | None = None
 
     @property
     def key(self) -> int:
@@ -78,7 +80,7 @@ TABLE = Table(
         told("action_display", Kind.STRING, lambda one: _ACTIONS[WORDS[one.task.deed]]),
         constant("table", Kind.STRING, "vms"),
         Column("owner", Kind.REF, lambda one: f"vms/{one.vm.key}", refers="vms", required=True),
-        constant("creator", Kind.REF, None, refers="users"),
+        told("creator", Kind.FK, lambda one: one.creator, refers="users"),
         told("creator_name", Kind.STRING, lambda one: one.task.owner.name, hidden=True),
         told("last_run", Kind.TIME, lambda one: seconds(one.task.last.began if one.task.last else None)),
         told("next_run", Kind.TIME, lambda one: seconds(one.task.next_run)),
@@ -104,7 +106,11 @@ async def listed(world: World) -> Sequence[Listed]:
         [Row(DIALECT, KIND, task.id, task.project, task.instance) for task in found if task.id not in known]
     )
     known = await world.named(KIND)
-    return [Listed(known[task.id], task, vms[task.instance]) for task in found]
+    creators = {person.user.id: person.key for person in await people(world)}
+    return [
+        Listed(known[task.id], task, vms[task.instance], creators.get(task.owner.user) if task.owner.user else None)
+        for task in found
+    ]
 
 
 async def _create(call: Call, values: dict[str, Any]) -> Made:
