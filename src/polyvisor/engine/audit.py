@@ -53,6 +53,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
         "create_blank": "volume.create", "upload": "volume.create", "copy": "volume.copy", "write": "volume.write",
         "unpack": "volume.unpack",
     },
+    "appliances": {"look": "volume.look", "pack": "volume.pack"},
     "snapshots": {"create": "snapshot.create", "revert": "snapshot.revert", "delete": "snapshot.delete"},
     "schedules": {"set": "schedule.set", "remove": "schedule.remove"},
     "tasks": {"create": "task.create", "update": "task.update", "remove": "task.remove", "run": "task.run"},

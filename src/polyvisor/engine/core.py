@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from polyvisor.access.credentials import Doorkeeper
+from polyvisor.engine.appliances import AppliancesEngine
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
 from polyvisor.engine.derived import DerivedEngine
 from polyvisor.engine.events import EventsEngine
@@ -82,6 +83,7 @@ class Engine:
         self.nics = NicsEngine(store, host, self.instances)
         self.volumes = VolumesEngine(store, host, clock, self.instances, self.images, maker)
         self.media = MediaEngine(host, self.pools, maker)
+        self.appliances = AppliancesEngine(host, self.media)
         self.streams = StreamsEngine(host, self.instances, waits)
         self.screens = ScreensEngine(host, self.instances)
         self.events = EventsEngine(store)

@@ -146,19 +146,19 @@ class MediaEngine:
 
         return await self._maker.make(draft, receive, foreign=foreign)
 
-    async def unpack(self, principal: Principal, source: Volume, length: int, *, kind: str) -> Volume:
-        """A volume with the disk that the first `length` bytes of a medium are an image of; its id is its name.
+    async def unpack(self, principal: Principal, source: Volume, length: int, *, kind: str, at: int = 0) -> Volume:
+        """A volume with the disk that `length` bytes of a medium are an image of, from `at` on; its id is its name.
 
         :raise Invalid: the image is damaged or hostile. :raise Unsupported: its form is not taken.
         :raise NotFound: the caller may not use the medium. :raise OverQuota, NoCapacity:
         """
         require(principal, Action.VOLUME_CREATE)
         permit(principal, Action.VOLUME_USE, source.project, source.id)
-        size = await self._host.volumes.size_in(volume_disk(source), length)
+        size = await self._host.volumes.size_in(volume_disk(source), length, at)
         draft = self._medium(principal, "", size, kind, source.pool)
 
         async def make(disk: Disk) -> None:
-            await self._host.volumes.unpack(volume_disk(source), length, disk)
+            await self._host.volumes.unpack(volume_disk(source), length, disk, at)
 
         return await self._maker.make(draft, make)
 

@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from polyvisor.model.appliance import Appliance
 from polyvisor.model.faults import Unavailable
 from polyvisor.model.host import Disk, Sight
 from polyvisor.model.ids import InstanceId
-from polyvisor.model.units import Bytes
+from polyvisor.model.units import MIB, Bytes
 from polyvisor.model.volume import Pool
 from polyvisor.ports.hypervisor import LiveVm
 from polyvisor.ports.images import Images
@@ -95,14 +96,26 @@ class LocalVolumes:
         """See HostVolumes."""
         return self._storage.read_volume(disk, length)
 
-    async def size_in(self, disk: Disk, length: int) -> Bytes:
+    async def size_in(self, disk: Disk, length: int, at: int = 0) -> Bytes:
         """See HostVolumes."""
-        return await self._images.disk_size(self._storage.volume(disk).path, length)
+        return await self._images.disk_size(self._storage.volume(disk).path, length, at)
 
-    async def unpack(self, source: Disk, length: int, target: Disk) -> None:
+    async def unpack(self, source: Disk, length: int, target: Disk, at: int = 0) -> None:
         """See HostVolumes."""
-        async with self._images.unpacked(self._storage.volume(source).path, length) as file:
+        async with self._images.unpacked(self._storage.volume(source).path, length, at) as file:
             await self._storage.adopt_volume(target, file)
+
+    async def appliance(self, disk: Disk, length: int) -> Appliance | None:
+        """See HostVolumes."""
+        return await self._images.appliance(self._storage.volume(disk).path, length)
+
+    @asynccontextmanager
+    async def packed(
+        self, disks: Sequence[Disk], about: Appliance | None
+    ) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+        """See HostVolumes."""
+        async with self._images.packed([self._storage.volume(disk).path for disk in disks], about) as file:
+            yield file.stat().st_size, _pieces(file)
 
     def used(self, disk: Disk) -> Bytes:
         """See HostVolumes."""
@@ -120,3 +133,10 @@ class LocalVolumes:
             await vm.grow(disk.serial, disk.size)
             with contextlib.suppress(Unavailable):
                 await (await vm.guest()).grow(disk.serial)
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    """What is in a file."""
+    with path.open("rb") as file:
+        while data := await asyncio.to_thread(file.read, MIB):
+            yield data

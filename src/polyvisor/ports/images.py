@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from polyvisor.model.appliance import Appliance
 from polyvisor.model.ids import Digest
 from polyvisor.model.image import Image
 from polyvisor.model.push import Login, Sent
@@ -65,12 +66,25 @@ class Images(Protocol):
         large. :raise NoCapacity: the disk is full.
         """
 
-    async def disk_size(self, path: Path, length: int) -> Bytes:
-        """What a guest would see of the disk that the first `length` bytes of a stranger's file are: a qcow2, a VMDK of
-        one file, or else a disk as it stands. :raise Invalid: it is damaged. :raise Unsupported: another known form.
+    async def disk_size(self, path: Path, length: int, at: int = 0) -> Bytes:
+        """What a guest would see of the disk that `length` bytes of a stranger's file are, from `at` on: a qcow2, a
+        VMDK of one file, or else a disk as it stands.
+
+        :raise Invalid: it is damaged. :raise Unsupported: another known form.
         """
 
-    def unpacked(self, path: Path, length: int) -> AbstractAsyncContextManager[Path]:
+    async def appliance(self, path: Path, length: int) -> Appliance | None:
+        """The machine in the first `length` bytes of a stranger's file; None: it is no archive, but perhaps a disk.
+
+        :raise Invalid: it is damaged or hostile. :raise Unsupported: it asks for what is not taken.
+        """
+
+    def packed(self, files: Sequence[Path], about: Appliance | None) -> AbstractAsyncContextManager[Path]:
+        """Disks of ours, as they stand, in an archive with a descriptor, or one of them as a qcow2: a file that is
+        there as long as this is held. :raise NoCapacity:
+        """
+
+    def unpacked(self, path: Path, length: int, at: int = 0) -> AbstractAsyncContextManager[Path]:
         """That disk as it stands, in a file that is the caller's to take. :raise Invalid, Unsupported, NoCapacity:"""
 
     async def contents(self, manifest: bytes) -> Contents:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
+from polyvisor.model.appliance import Appliance
 from polyvisor.model.host import Disk
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.units import Bytes
@@ -42,15 +44,28 @@ class HostVolumes(Protocol):
     def read(self, disk: Disk, length: int) -> AsyncIterator[bytes]:
         """The first bytes of a volume, as many as that. :raise Internal: there are fewer."""
 
-    async def size_in(self, disk: Disk, length: int) -> Bytes:
-        """The size of the disk that the first `length` bytes of a volume are an image of.
+    async def size_in(self, disk: Disk, length: int, at: int = 0) -> Bytes:
+        """The size of the disk that `length` bytes of a volume are an image of, from `at` on.
 
         :raise Invalid: it is damaged. :raise Unsupported: an image of a form that is not taken.
         """
 
-    async def unpack(self, source: Disk, length: int, target: Disk) -> None:
-        """A volume with the disk that the first `length` bytes of another one are an image of: a qcow2, a VMDK of one
-        file, or as it stands. Undone by `remove`. :raise Invalid, Unsupported, NoCapacity:
+    async def unpack(self, source: Disk, length: int, target: Disk, at: int = 0) -> None:
+        """A volume with the disk that `length` bytes of another one are an image of, from `at` on: a qcow2, a VMDK of
+        one file, or as it stands. Undone by `remove`. :raise Invalid, Unsupported, NoCapacity:
+        """
+
+    async def appliance(self, disk: Disk, length: int) -> Appliance | None:
+        """The machine that the first `length` bytes of a volume are an archive of; None: they are no archive.
+
+        :raise Invalid: it is damaged or hostile. :raise Unsupported: it asks for what is not taken.
+        """
+
+    def packed(
+        self, disks: Sequence[Disk], about: Appliance | None
+    ) -> AbstractAsyncContextManager[tuple[int, AsyncIterator[bytes]]]:
+        """Volumes that nobody writes to as an archive of a machine, or one of them as a qcow2: how many bytes that are,
+        and they themselves, once. :raise NoCapacity:
         """
 
     def used(self, disk: Disk) -> Bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -13,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyvisor.dialects.kit.credentials import from_authorization, source_of
-from polyvisor.dialects.vergeos import errors, sessions
+from polyvisor.dialects.vergeos import errors, importing, sessions
 from polyvisor.dialects.vergeos.chores import Chores
 from polyvisor.dialects.vergeos.language import query as asking
 from polyvisor.dialects.vergeos.language.errors import Refusal
@@ -29,7 +30,7 @@ from polyvisor.dialects.vergeos.world import FOREIGN, World
 from polyvisor.engine import Engine
 from polyvisor.model.faults import Fault, Internal, NotFound
 from polyvisor.model.ids import InstanceId
-from polyvisor.model.principal import Principal
+from polyvisor.model.principal import SYSTEM, Principal
 
 log = logging.getLogger("polyvisor.vergeos")
 _BODY_LIMIT = 4 * 1024 * 1024
@@ -59,6 +60,7 @@ class App:
         engine.keeper.chores[f"{DIALECT} samples"] = self._samples.tick
         engine.tasks.hands[DIALECT] = unasked.perform
         engine.keeper.chores[DIALECT] = Chores(unasked).tick
+        self._is_mended, self._mending = False, asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # there are no sockets here
@@ -89,6 +91,7 @@ class App:
         if match := _SESSIONS.fullmatch(path):
             return await sessions.answer(self._engine, request, match[1])
         principal = await self._caller(request)
+        await self._mend(request)
         match = _PATH.fullmatch(path)
         resource = RESOURCES.get(match[1]) if match else None
         if match is None or resource is None:
@@ -96,6 +99,13 @@ class App:
         if match[2] is None:
             return await self._table(request, principal, resource)
         return await self._row(request, principal, resource, match[2], match[3] or "")
+
+    async def _mend(self, request: Request) -> None:
+        """What an earlier server left half-done is cleared away, once, before anybody is told of it."""
+        async with self._mending:
+            if not self._is_mended:
+                await importing.mend(self._call(request, SYSTEM))
+                self._is_mended = True
 
     async def _caller(self, request: Request) -> Principal:
         source = source_of(request)

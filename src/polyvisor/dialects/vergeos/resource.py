@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from polyvisor.dialects.vergeos.world import World
 from polyvisor.engine import Engine
 from polyvisor.model.principal import Principal
 
+T = TypeVar("T")
 log = logging.getLogger("polyvisor.vergeos")
 
 
@@ -52,9 +53,9 @@ class Jobs:
     """What goes on after its request was answered; ended with the server."""
 
     def __init__(self) -> None:
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Do it, whoever waits for it."""
         task = asyncio.create_task(work, name=name)
         self._running.add(task)
@@ -65,7 +66,11 @@ class Jobs:
         """Whether one goes on whose name begins with this word, or is this."""
         return any(f"{task.get_name()} ".startswith(f"{name} ") for task in self._running)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def find(self, name: str) -> asyncio.Task[Any] | None:
+        """The one of that name that goes on."""
+        return next((task for task in self._running if task.get_name() == name), None)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("%s failed: %r", task.get_name(), error)

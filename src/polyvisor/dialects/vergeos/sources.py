@@ -24,6 +24,8 @@ from polyvisor.model.units import MIB
 from polyvisor.model.volume import Volume
 
 DIALECT = "vergeos"
+IMPORTS = "vm_imports"
+IMPORT_LOGS = "vm_import_logs"
 COPY = "SNAPSHOT"
 """The kind of a volume that a snapshot keeps."""
 _RUNS = frozenset({Face.RUNNING, Face.PAUSING, Face.PAUSED, Face.STOPPING, Face.SUSPENDING, Face.LOST, Face.RESUMING})

@@ -18,6 +18,7 @@ from polyvisor.host.images.room import full, says_full
 from polyvisor.host.images.sniff import Form
 from polyvisor.host.images.threads import in_thread
 from polyvisor.host.run import Limits, run
+from polyvisor.model.appliance import Part
 from polyvisor.model.faults import Invalid
 from polyvisor.model.ids import Digest
 from polyvisor.model.units import GIB, MIB
@@ -36,22 +37,26 @@ class Disk:
     virtual_size: int
 
 
-def take(source: Path, out: Path, bounds: Bounds) -> Digest:
-    """A private copy. Blocking. :raise Invalid: it is too large, or not a plain file."""
+def take(source: Path, out: Path, bounds: Bounds, at: int = 0, length: int | None = None) -> Digest:
+    """A private copy of a file, or of `length` bytes of it. Blocking.
+
+    :raise Invalid: it is too large, or not a plain file.
+    """
     fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
     seen = hashlib.sha256()
-    length = 0
+    taken = 0
     zeros = bytes(_CHUNK)
     with os.fdopen(fd, "rb") as file, out.open("wb") as copy:
-        while data := file.read(_CHUNK):
-            length += len(data)
-            bounds.check("the size of the file", length, bounds.content)
+        file.seek(at)
+        while data := file.read(_CHUNK if length is None else min(_CHUNK, length - taken)):
+            taken += len(data)
+            bounds.check("the size of the file", taken, bounds.content)
             seen.update(data)
             if data == zeros[: len(data)]:
                 copy.seek(len(data), os.SEEK_CUR)
             else:
                 copy.write(data)
-        copy.truncate(length)
+        copy.truncate(taken)
     return Digest("sha256:" + seen.hexdigest())
 
 
@@ -73,27 +78,31 @@ def measure(path: Path, form: Form, bounds: Bounds) -> int:
         return qcow2.inspect(file.read(qcow2.WINDOW), length, bounds).virtual_size
 
 
-def virtual_size(source: Path, length: int, form: Form, bounds: Bounds) -> int:
-    """What a guest would see of the disk in the first `length` bytes of somebody's file, whole sectors.
+def virtual_size(source: Path, length: int, form: Form, bounds: Bounds, at: int = 0) -> int:
+    """What a guest would see of the disk in `length` bytes of somebody's file, from `at` on: whole sectors.
 
     Blocking. :raise Invalid: it is damaged, or one that we do not take.
     """
     with source.open("rb") as file:
+        file.seek(at)
         if form is Form.QCOW2:
-            size = qcow2.inspect(file.read(qcow2.WINDOW), length, bounds).virtual_size
+            size = qcow2.inspect(file.read(min(length, qcow2.WINDOW)), length, bounds).virtual_size
         elif form is Form.VMDK:
-            size = vmdk.inspect(file.read(vmdk.WINDOW), length, bounds)
+            size = vmdk.inspect(file.read(min(length, vmdk.WINDOW)), length, bounds)
         else:
             size = length
     bounds.check("the size of the disk", size, bounds.disk)
     return -(-size // _SECTOR) * _SECTOR
 
 
-async def unpack(source: Path, length: int, form: Form, work: Path, bounds: Bounds, *, uid: int | None) -> Path:
-    """The disk in the first `length` bytes of somebody's file, as it stands, in a file in `work`. As `convert`."""
-    inside, out = work / "in", work / "out"
-    await in_thread(take, source, inside, bounds)
-    await in_thread(os.truncate, inside, length)
+async def unpack(
+    source: Path, part: Part, form: Form, work: Path, bounds: Bounds, *, uid: int | None
+) -> Path:  # fmt: skip
+    """The disk in a part of somebody's file, as it stands, in a file in `work`. As `convert`."""
+    inside, out, length = work / "in", work / "out", part.length
+    await in_thread(take, source, inside, bounds, part.at, length)
+    if inside.stat().st_size < length:
+        raise Invalid("file: the disk is cut off", field="file")
     size = await in_thread(virtual_size, inside, length, form, bounds)
     if form is Form.RAW:
         await in_thread(os.truncate, inside, size)
@@ -108,6 +117,17 @@ async def unpack(source: Path, length: int, form: Form, work: Path, bounds: Boun
     if out.stat().st_size < size:
         raise Invalid("file: the disk came out smaller than it says", field="file")
     await in_thread(os.truncate, out, size)
+    return out
+
+
+async def pack(disk: Path, form: Form, work: Path, name: str) -> Path:
+    """A disk of ours, as it stands, as an image `name` in `work`: a qcow2, or a VMDK as appliances have it."""
+    out = work / name
+    size = disk.stat().st_size
+    options = ["-o", "subformat=streamOptimized"] if form is Form.VMDK else ["-o", "compat=1.1"]
+    argv = ["qemu-img", "convert", "-f", "raw", "-O", form.value, *options, str(disk), name]
+    limits = Limits(cpu_seconds=3600, address_space=4 * GIB, file_size=size + size // 32 + 16 * MIB, no_network=True)
+    await _rewritten(argv, work, limits)
     return out
 
 

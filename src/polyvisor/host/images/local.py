@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from polyvisor.host.images import busybox, debian, disks, fetch, outward
+from polyvisor.host.images import busybox, debian, disks, fetch, outward, ova
 from polyvisor.host.images.addresses import addresses, is_public, split
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.catalog import FILES, Catalog, settle
@@ -22,6 +22,7 @@ from polyvisor.host.images.sniff import Form, sniff, sniff_disk
 from polyvisor.host.images.squash import flatten, squash
 from polyvisor.host.images.threads import in_thread
 from polyvisor.host.run import proxies
+from polyvisor.model.appliance import Appliance, Part
 from polyvisor.model.faults import Exists, Forbidden, Invalid, NotFound, Unsupported
 from polyvisor.model.ids import Digest
 from polyvisor.model.image import (
@@ -261,19 +262,36 @@ class LocalImages:
             progress("ready", 1.0)
             return admitted
 
-    async def disk_size(self, path: Path, length: int) -> Bytes:
+    async def disk_size(self, path: Path, length: int, at: int = 0) -> Bytes:
         """See `ports.images.Images.disk_size`."""
-        form = await in_thread(sniff_disk, path)
-        return Bytes(await in_thread(disks.virtual_size, path, length, form, self._settings.bounds))
+        form = await in_thread(sniff_disk, path, at)
+        return Bytes(await in_thread(disks.virtual_size, path, length, form, self._settings.bounds, at))
 
     @asynccontextmanager
-    async def unpacked(self, path: Path, length: int) -> AsyncIterator[Path]:
+    async def unpacked(self, path: Path, length: int, at: int = 0) -> AsyncIterator[Path]:
         """See `ports.images.Images.unpacked`."""
         async with self._turn(lambda text, fraction: None) as uid, self._work() as work:
-            form = await in_thread(sniff_disk, path)
+            form = await in_thread(sniff_disk, path, at)
             jail = work / "jail"
             jail.mkdir(mode=0o700)
-            yield await disks.unpack(path, length, form, jail, self._settings.bounds, uid=uid)
+            yield await disks.unpack(path, Part(at, length), form, jail, self._settings.bounds, uid=uid)
+
+    async def appliance(self, path: Path, length: int) -> Appliance | None:
+        """See `ports.images.Images.appliance`."""
+        return await in_thread(ova.read, path, length) if await in_thread(ova.is_tar, path) else None
+
+    @asynccontextmanager
+    async def packed(self, files: Sequence[Path], about: Appliance | None) -> AsyncIterator[Path]:
+        """See `ports.images.Images.packed`."""
+        async with self._work() as work:
+            if about is None:
+                yield await disks.pack(files[0], Form.QCOW2, work, "out")
+                return
+            made = [await disks.pack(disk, Form.VMDK, work, f"disk{n}") for n, disk in enumerate(files)]
+            out = work / "out"
+            sizes = [disk.stat().st_size for disk in files]
+            await in_thread(ova.write, out, about, list(zip(made, sizes, strict=True)))
+            yield out
 
     async def contents(self, manifest: bytes) -> Contents:
         """See `ports.images.Images.contents`."""

@@ -69,13 +69,14 @@ def sniff(path: Path) -> Form:
     return _form(path, head, tail)
 
 
-def sniff_disk(path: Path) -> Form:
-    """The form of the disk that somebody's file is; what says nothing of itself is a disk as it stands.
+def sniff_disk(path: Path, at: int = 0) -> Form:
+    """The form of the disk that somebody's file is from `at` on; what says nothing of itself is a disk as it stands.
 
     :raise Unsupported: a known form that is not taken.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with os.fdopen(fd, "rb") as file:
+        file.seek(at)
         head = file.read(512)
     if head.startswith(qcow2.MAGIC):
         return Form.QCOW2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from polyvisor.dialects.vergeos.language.tables import Table
 from polyvisor.dialects.vergeos.resource import Resource
@@ -13,6 +14,7 @@ from polyvisor.dialects.vergeos.tables import (
     empty,
     files,
     host,
+    imports,
     keys,
     logs,
     machines,
@@ -32,7 +34,7 @@ from polyvisor.dialects.vergeos.tables import (
 RESOURCES: Mapping[str, Resource] = {
     resource.table.name: resource
     for resource in (
-        vms.RESOURCE,
+        replace(vms.RESOURCE, acts=actions.OF_ROWS),
         cloudinit.RESOURCE,
         *machines.RESOURCES,
         *logs.RESOURCES,
@@ -45,6 +47,7 @@ RESOURCES: Mapping[str, Resource] = {
         *files.RESOURCES,
         *tasks.RESOURCES,
         *task_schedules.RESOURCES,
+        *imports.RESOURCES,
         *host.RESOURCES,
         *people.RESOURCES,
         *permissions.RESOURCES,

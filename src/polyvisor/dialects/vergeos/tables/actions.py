@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from polyvisor.dialects.vergeos import copying, errors
+from polyvisor.dialects.vergeos import copying, errors, exporting
 from polyvisor.dialects.vergeos.language.columns import Column, Kind
 from polyvisor.dialects.vergeos.language.errors import Refusal, not_in_list
 from polyvisor.dialects.vergeos.language.tables import Table
@@ -39,6 +39,8 @@ async def power_on(call: Call, vm: Vm, params: Mapping[str, Any]) -> None:
         raise errors.conflict(RUNNING)
     if not vm.kept.get("enabled", True):
         raise errors.conflict("Cannot power on VM: it is disabled")
+    if vm.kept.get("import"):
+        raise errors.conflict("Cannot power on VM: it is being imported")
     if vm.face is not Face.SUSPENDED:
         await drives.arrange(call, vm)
     try:
@@ -278,10 +280,12 @@ ACTIONS: Mapping[str, Action] = {
     "snapshot": snapshot, "restore": restore, "quiesce_snapshot": quiesce, "fsync_strict": quiesce,
     "erase_drive": erase, "refresh": look_again, "hotplugdrive": hotplug_drive,
     "hotplugnic": hotplug_nic, "changecd": change_cd, "changenet": change_net, "paste": paste,
-    "execute": execute,
+    "execute": execute, "export": exporting.export,
 }  # fmt: skip
-_OF_SNAPSHOTS = frozenset({"clone", "restore"})
-_LOCKED = frozenset(ACTIONS) - {"execute", "paste", "quiesce_snapshot", "fsync_strict", "refresh"}
+OF_ROWS: Mapping[str, Action] = {"export": exporting.export}
+"""Those that are asked of a VM's row as well."""
+_OF_SNAPSHOTS = frozenset({"clone", "restore", "export"})
+_LOCKED = frozenset(ACTIONS) - {"execute", "export", "paste", "quiesce_snapshot", "fsync_strict", "refresh"}
 
 
 async def _create(call: Call, values: dict[str, Any]) -> Made:
@@ -291,7 +295,7 @@ async def _create(call: Call, values: dict[str, Any]) -> Made:
         raise not_in_list("action", action)
     vm = await _named(call, values["vm"])
     if vm.snap is not None and action not in _OF_SNAPSHOTS:
-        raise errors.conflict("A snapshot can only be cloned or restored")
+        raise errors.conflict("A snapshot can only be cloned, exported or restored")
     params = params if isinstance(params, Mapping) else {}
     if action not in _LOCKED:
         return Made(None, await ACTIONS[action](call, vm, params))

@@ -122,7 +122,7 @@ async def add(call: Call, vm: Vm, values: dict[str, Any]) -> Row:
         return await _imported(call, vm, told)
     if media == "efidisk":
         told["disksize"] = _NVRAM
-        return await _listed(call, vm, told)
+        return await listed(call, vm, told)
     if media == "cdrom":
         volume = await plugging.medium(call, values.get("media_source"))
         told |= {"volume": volume.id} if volume is not None else {}
@@ -133,7 +133,7 @@ async def add(call: Call, vm: Vm, values: dict[str, Any]) -> Row:
         volume = await call.core.media.create_blank(call.principal.in_project(vm.project), "", size, kind=_DISK)
         told |= {"volume": volume.id, "owned": True}
     try:
-        row = await _listed(call, vm, told)
+        row = await listed(call, vm, told)
         if volume is not None and not vm.runs and told["enabled"]:
             await plugging.plug(call, vm, told, volume)
     except BaseException:
@@ -148,7 +148,7 @@ async def _imported(call: Call, vm: Vm, told: dict[str, Any]) -> Row:
     file = next((one for one in await call.world.files() if one.key == told.get("media_source")), None)
     if file is None:
         raise errors.required("media_source") if told.get("media_source") is None else errors.unset("media_source")
-    row = await _listed(call, vm, {**told, "status": "importing"})
+    row = await listed(call, vm, {**told, "status": "importing"})
     done = call.jobs.start(_import(call, vm, row, file), "import")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE):
@@ -183,7 +183,8 @@ def _checked(size: int) -> Bytes:
     return Bytes(size)
 
 
-async def _listed(call: Call, vm: Vm, told: dict[str, Any]) -> Row:
+async def listed(call: Call, vm: Vm, told: dict[str, Any]) -> Row:
+    """The row of a drive that keeps this; its place is behind those that are there."""
     count = sum(drive.vm.key == vm.key for drive in await call.world.drives())
     told["name"] = told.get("name") or f"drive_{count}"
     told.setdefault("orderid", count)

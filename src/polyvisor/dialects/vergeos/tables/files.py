@@ -21,8 +21,11 @@ from polyvisor.model.foreign import Row
 from polyvisor.model.principal import Action
 from polyvisor.model.spec import MAX_DISK
 from polyvisor.model.units import Bytes
+from polyvisor.model.volume import Volume
 
 KIND = "files"
+PLAIN = "FILE"
+"""The kind of a volume that is a file and no ISO."""
 _TYPES = words("iso", "img", "qcow", "qcow2", "raw", "vdi", "vhd", "vhdx", "vmdk", "ova", "ovf", "unknown")
 _TAKEN = "This name is already in use"
 
@@ -71,25 +74,46 @@ async def _load(world: World) -> Sequence[File]:
     return await world.files()
 
 
+def checked_name(name: str) -> str:
+    """A name that a file can have. :raise Refusal: 422."""
+    return str(TABLE.body({"name": name}, new=False)["name"])
+
+
+async def check_free(call: Call, name: str) -> None:
+    """:raise Refusal: a file that the caller sees is called that."""
+    if any(name_of(file) == name for file in await call.world.files()):
+        raise Refusal(422, _TAKEN)
+
+
+async def listed(call: Call, name: str, volume: Volume, length: int, **more: object) -> int:
+    """The key of the new file that this volume is. :raise Refusal: the name is taken; the volume is gone then."""
+    told = {"name": name, "length": length, "creator": call.principal.name, "modified": call.now, **more}
+    row = Row(DIALECT, KIND, volume.id, volume.project, volume.id, json.dumps(told))
+    try:
+        async with call.locks.of("files"):
+            call.world.forget()
+            known = {one.row.name: one.row for one in await call.world.files()}
+            await check_free(call, name)
+            if (seen := known.get(volume.id)) is not None:  # who listed files meanwhile has given it a key
+                await call.core.rows.save(call.principal, [replace(seen, data=row.data)], Action.VOLUME_CREATE)
+                return seen.key
+            return (await call.core.rows.add(call.principal, [row], Action.VOLUME_CREATE))[0].key
+    except BaseException:
+        await call.core.volumes.delete(call.principal, volume.id)
+        raise
+
+
 async def _create(call: Call, values: dict[str, Any]) -> Made:
     """A file of zeros, to be written piece by piece."""
     name = values["name"]
     length = values.get("allocated_bytes")
     if length is None:
         raise errors.required("allocated_bytes")
-    async with call.locks.of("files"):
-        if any(name_of(file) == name for file in await call.world.files()):
-            raise Refusal(422, _TAKEN)
-        kind = "ISO" if type_of(name) == "iso" else "FILE"
-        volume = await call.core.media.create_blank(call.principal, "", Bytes(length), kind=kind)
-        told = {"name": name, "length": length, "creator": call.principal.name, "modified": call.now}
-        told |= {key: values[key] for key in ("description", "preferred_tier") if key in values}
-        row = Row(DIALECT, KIND, volume.id, volume.project, volume.id, json.dumps(told))
-        try:
-            return Made((await call.core.rows.add(call.principal, [row], Action.VOLUME_CREATE))[0].key)
-        except BaseException:
-            await call.core.volumes.delete(call.principal, volume.id)
-            raise
+    await check_free(call, name)
+    kind = "ISO" if type_of(name) == "iso" else PLAIN
+    volume = await call.core.media.create_blank(call.principal, "", Bytes(length), kind=kind)
+    more = {key: values[key] for key in ("description", "preferred_tier") if key in values}
+    return Made(await listed(call, name, volume, length, **more))
 
 
 async def _change(call: Call, file: File, values: dict[str, Any]) -> None:

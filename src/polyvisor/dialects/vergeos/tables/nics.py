@@ -25,7 +25,7 @@ from polyvisor.model.spec import MAX_BRIDGED, Reshape
 KIND = "machine_nics"
 _INTERFACES = words("virtio", "e1000", "e1000e", "rtl8139", "pcnet", "igb", "vmxnet3", "direct")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_NONE = "-"
+NONE = "-"
 """What a NIC keeps as its network when it is in none; the default one is the empty word, as our specs have it."""
 
 
@@ -79,7 +79,7 @@ async def _load(world: World) -> Sequence[Nic]:
 async def _net(call: Call, key: object) -> str:
     """What a NIC of that network keeps. :raise Refusal: there is no such network."""
     if key is None:
-        return _NONE
+        return NONE
     for net in await call.world.nets():
         if net.key == key:
             return net.host_nic
@@ -126,7 +126,7 @@ async def _free_mac(call: Call, mac: str, but: Nic | None = None) -> str:
 async def _apply(call: Call, vm: Vm, nics: Sequence[dict[str, Any]]) -> None:
     """What the machine is to have. :raise Refusal: it cannot have that many."""
     assert vm.instance is not None
-    used = [one for one in nics if one.get("enabled", True) and one.get("net", _NONE) != _NONE]
+    used = [one for one in nics if one.get("enabled", True) and one.get("net", NONE) != NONE]
     default = [one for one in used if one["net"] == ""]
     bridged = [one for one in used if one["net"] != ""]
     if len(default) > 1:

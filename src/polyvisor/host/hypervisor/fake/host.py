@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from polyvisor.host.images import disks
+from polyvisor.host.images import disks, ova
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.documents import architecture, contents
 from polyvisor.host.images.documents import config as parse_config
@@ -25,6 +25,7 @@ from polyvisor.host.paths import Paths
 from polyvisor.host.sparse import copy_sparse
 from polyvisor.host.storage.archives import unpack
 from polyvisor.host.storage.media import Media
+from polyvisor.model.appliance import Appliance
 from polyvisor.model.faults import Fault, Invalid, NotFound
 from polyvisor.model.host import Blueprint, Disk
 from polyvisor.model.ids import Digest, InstanceId
@@ -249,23 +250,41 @@ class FakeImages:
         progress("made", 1.0)
         return image
 
-    async def disk_size(self, path: Path, length: int) -> Bytes:
+    async def disk_size(self, path: Path, length: int, at: int = 0) -> Bytes:
         """See Images."""
-        return Bytes(disks.virtual_size(path, length, sniff_disk(path), Bounds()))
+        return Bytes(disks.virtual_size(path, length, sniff_disk(path, at), Bounds(), at))
 
     @asynccontextmanager
-    async def unpacked(self, path: Path, length: int) -> AsyncIterator[Path]:
-        """See Images. What a qcow2 holds is not looked at: its disk is empty."""
+    async def unpacked(self, path: Path, length: int, at: int = 0) -> AsyncIterator[Path]:
+        """See Images, and `gate`. What a qcow2 holds is not looked at: its disk is empty."""
+        await self.gate.wait()
         file = self._folder / f"unpacked-{uuid4().hex}"
         try:
-            if sniff_disk(path) is Form.RAW:
-                await asyncio.to_thread(copy_sparse, path, file)
+            if sniff_disk(path, at) is Form.RAW:
+                await asyncio.to_thread(disks.take, path, file, Bounds(), at, length)
             else:
                 file.touch()
-            os.truncate(file, await self.disk_size(path, length))
+            os.truncate(file, await self.disk_size(path, length, at))
             yield file
         finally:
             file.unlink(missing_ok=True)
+
+    async def appliance(self, path: Path, length: int) -> Appliance | None:
+        """See Images. As a real one reads it."""
+        return ova.read(path, length) if ova.is_tar(path) else None
+
+    @asynccontextmanager
+    async def packed(self, files: Sequence[Path], about: Appliance | None) -> AsyncIterator[Path]:
+        """See Images. Disks are in it as they stand, whatever their form is to be."""
+        out = self._folder / f"packed-{uuid4().hex}"
+        try:
+            if about is None:
+                await asyncio.to_thread(copy_sparse, files[0], out)
+            else:
+                await asyncio.to_thread(ova.write, out, about, [(one, one.stat().st_size) for one in files])
+            yield out
+        finally:
+            out.unlink(missing_ok=True)
 
     async def vet_target(self, reference: str, *, trusted: bool, insecure: bool) -> str:
         """See Images. Every registry is a public one."""
