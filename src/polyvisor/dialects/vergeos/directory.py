@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
 
 from polyvisor.dialects.vergeos.language.errors import invalid_field
 from polyvisor.dialects.vergeos.meaning import KINDS, rule
 from polyvisor.dialects.vergeos.resource import Call
-from polyvisor.dialects.vergeos.sources import DIALECT, Kept, data_of
+from polyvisor.dialects.vergeos.sources import DIALECT, Kept, OfRow
 from polyvisor.dialects.vergeos.world import World
 from polyvisor.engine.derived import Edit
 from polyvisor.model.foreign import Row
@@ -24,21 +22,10 @@ from polyvisor.model.principal import SYSTEM, Action, Principal
 
 
 @dataclass(frozen=True)
-class Person:
+class Person(OfRow):
     """A user."""
 
-    row: Row
     user: User
-
-    @cached_property
-    def kept(self) -> dict[str, Any]:
-        """What only this API knows of it."""
-        return data_of(self.row)
-
-    @property
-    def key(self) -> int:
-        """Its key, and its identity's."""
-        return self.row.key
 
     @property
     def name(self) -> str:

@@ -171,16 +171,10 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Drive:
-    """A drive of a VM: a volume, a medium of the catalogue, or (`own`) the disk that an image was unpacked to."""
+class OfRow:
+    """Something that has a row of this dialect."""
 
     row: Row
-    vm: Vm
-    place: int
-    own: bool = False
-    volume: Volume | None = None
-    mount: Mount | None = None
-    used: int = 0  # bytes on the host
 
     @cached_property
     def kept(self) -> dict[str, Any]:
@@ -191,6 +185,18 @@ class Drive:
     def key(self) -> int:
         """Its key."""
         return self.row.key
+
+
+@dataclass(frozen=True)
+class Drive(OfRow):
+    """A drive of a VM: a volume, a medium of the catalogue, or (`own`) the disk that an image was unpacked to."""
+
+    vm: Vm
+    place: int
+    own: bool = False
+    volume: Volume | None = None
+    mount: Mount | None = None
+    used: int = 0  # bytes on the host
 
     @property
     def online(self) -> bool:
@@ -204,26 +210,15 @@ class Drive:
 
 
 @dataclass(frozen=True)
-class Nic:
+class Nic(OfRow):
     """A NIC of a VM. `index` is its place among the machine's NICs; None: the machine has none such."""
 
-    row: Row
     vm: Vm
     place: int
     index: int | None = None
     mac: str = ""
     ip: str = ""
     vnet: int | None = None
-
-    @cached_property
-    def kept(self) -> dict[str, Any]:
-        """What only this API knows of it."""
-        return data_of(self.row)
-
-    @property
-    def key(self) -> int:
-        """Its key."""
-        return self.row.key
 
     @property
     def online(self) -> bool:
@@ -246,39 +241,21 @@ class Net:
 
 
 @dataclass(frozen=True)
-class File:
+class File(OfRow):
     """A medium of the catalogue: a volume that is no VM's own."""
 
-    row: Row
     volume: Volume
     used: int = 0  # bytes on the host
 
-    @cached_property
-    def kept(self) -> dict[str, Any]:
-        """What only this API knows of it."""
-        return data_of(self.row)
-
-    @property
-    def key(self) -> int:
-        """Its key."""
-        return self.row.key
-
 
 @dataclass(frozen=True)
-class Kept:
+class Kept(OfRow):
     """A row that is nothing but what it keeps."""
 
-    row: Row
-
-    @cached_property
+    @property
     def data(self) -> dict[str, Any]:
         """What it keeps."""
-        return data_of(self.row)
-
-    @property
-    def key(self) -> int:
-        """Its key."""
-        return self.row.key
+        return self.kept
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from polyvisor.model.units import MIB
 
 VERSION = "26.1.8"
 """The version whose API this is."""
-_CONNECTIONS = 1000
+_CONNECTIONS = 2048
 
 
 async def _nodes(world: World) -> Sequence[Node]:
@@ -237,7 +237,7 @@ SETTINGS = Table(
 async def _settings(world: World) -> Sequence[Mapping[str, Any]]:
     told = {
         "cloud_name": (socket.gethostname(), "What this installation is called"),
-        "max_connections": (str(_CONNECTIONS), "Connections that the listeners take at once"),
+        "max_connections": (str(_CONNECTIONS), "Connections that may wait to be taken"),
         "timezone": ("UTC", "The zone of all times"),
     }
     return [

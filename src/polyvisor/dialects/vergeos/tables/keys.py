@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 from polyvisor.dialects.vergeos import errors
@@ -15,7 +14,7 @@ from polyvisor.dialects.vergeos.language.columns import Column, Kind
 from polyvisor.dialects.vergeos.language.errors import Refusal, invalid_field
 from polyvisor.dialects.vergeos.language.tables import Table
 from polyvisor.dialects.vergeos.resource import Call, Made, Resource
-from polyvisor.dialects.vergeos.sources import DIALECT, data_of, seconds
+from polyvisor.dialects.vergeos.sources import DIALECT, OfRow, seconds
 from polyvisor.dialects.vergeos.tables.declare import constant, kept, key, told, words
 from polyvisor.dialects.vergeos.world import World
 from polyvisor.engine.keys import KeyRequest
@@ -33,22 +32,11 @@ _LAST = 253402300799  # the end of the year 9999, in Unix seconds
 
 
 @dataclass(frozen=True)
-class Key:
-    """A key; `user` is its user's key."""
+class Key(OfRow):
+    """A key, whose own opens nothing; `user` is its user's."""
 
-    row: Row
     record: ApiKey
     user: int
-
-    @cached_property
-    def kept(self) -> dict[str, Any]:
-        """What only this API knows of it."""
-        return data_of(self.row)
-
-    @property
-    def key(self) -> int:
-        """Its key, which opens nothing."""
-        return self.row.key
 
     @property
     def name(self) -> str:
