@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polyvisor.dialects.vergeos import errors
+from polyvisor.dialects.vergeos.directory import groups, people
 from polyvisor.dialects.vergeos.language.columns import Column, Kind
 from polyvisor.dialects.vergeos.language.errors import Refusal, not_in_list
 from polyvisor.dialects.vergeos.language.tables import Children, Table
@@ -80,6 +82,7 @@ NODES = Table(
         told("qemu_version", Kind.STRING, lambda node: node.report.version),
         told("cluster", Kind.FK, lambda node: node.cluster, refers="clusters"),
         told("machine", Kind.FK, lambda node: node.machine, refers="machines"),
+        constant("running", Kind.BOOL, True, hidden=True),
     ),
     short=("$key", "name", "cluster", "machine"),
     key_in_all=False,
@@ -246,7 +249,40 @@ async def _settings(world: World) -> Sequence[Mapping[str, Any]]:
     ]
 
 
+def _count(name: str) -> Column:
+    return told(name, Kind.INT, lambda counts: counts.get(name, 0))
+
+
+_NOUNS = ("machines", "vnets", "nodes", "clusters", "tenants", "sites", "cluster_tiers", "repos")
+DASHBOARD = Table(
+    "dashboard",
+    (
+        key(lambda counts: 1),
+        *(_count(f"{noun}_{word}") for noun in _NOUNS for word in ("count", "online", "warn", "error")),
+        *(_count(name) for name in ("storage_tiers_count", "users_count", "users_online", "groups_count",
+                                    "groups_online", "alarms_count", "alarms_warning", "alarms_error")),
+    ),
+    display="$key",
+    short=("all",),
+)  # fmt: skip
+
+
+async def _dashboard(world: World) -> Sequence[Mapping[str, int]]:
+    """How many there are of everything, and how they are; of what one host cannot mean there is none."""
+    states = Counter(machine.status[1] for machine in await world.machines() if machine.vm and machine.vm.instance)
+    counts = {"machines_count": states.total(), "machines_online": states["online"] + states["warning"]}
+    counts |= {"machines_warn": states["warning"], "machines_error": states["error"]}
+    nets = len(await world.nets())
+    counts |= {"vnets_count": nets, "vnets_online": nets, "storage_tiers_count": len(await _tiers(world))}
+    counts |= dict.fromkeys(("nodes_count", "nodes_online", "clusters_count", "clusters_online"), 1)
+    seen = await people(world)
+    counts |= {"users_count": len(seen), "users_online": sum(not one.user.disabled for one in seen)}
+    counts["groups_count"] = counts["groups_online"] = len(await groups(world))
+    return [counts]
+
+
 RESOURCES = (
+    Resource(DASHBOARD, _dashboard),
     Resource(SYSTEM, _nodes),
     Resource(NODES, _nodes),
     Resource(CLUSTERS, _nodes),
