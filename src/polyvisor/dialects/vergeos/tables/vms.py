@@ -280,8 +280,9 @@ async def dispose(call: Call, vm: Vm) -> None:
     copies = [id for snap in await call.world.snaps() if snap.row.subject == vm.row.name for id in copies_of(snap.kept)]
     engines = [snap.kept["engine"] for snap in await call.world.snaps()
                if snap.row.subject == vm.row.name and snap.kept.get("engine")]  # fmt: skip
-    asked = await call.core.power.delete(call.principal, vm.instance.id, force=False)
-    await call.core.instances.settle(asked, Until.LAUNCHED, SETTLE)
+    with contextlib.suppress(NotFound):  # an earlier server may have begun with it; what was its own goes all the same
+        asked = await call.core.power.delete(call.principal, vm.instance.id, force=False)
+        await call.core.instances.settle(asked, Until.LAUNCHED, SETTLE)
     for id in [*(volume.id for volume in volumes if volume is not None), *copies]:
         with contextlib.suppress(NotFound):
             await call.core.volumes.delete(call.principal, id)
