@@ -212,7 +212,7 @@ def test_upstreams_command_line_drives_a_vm(verge: Verge, tmp_path: Path) -> Non
     environment = {key: value for key, value in os.environ.items() if not key.endswith("CA_BUNDLE")} | told
 
     def vrg(*words: str, code: int = 0) -> Any:
-        line = [sys.executable, "-m", "verge_cli", "--insecure", "-o", "json", *words]
+        line = [sys.executable, "-m", "verge_cli", "-o", "json", *words]
         done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout) if done.stdout.strip().startswith(("{", "[")) else done.stdout
