@@ -113,10 +113,11 @@ class MemoryImages:
         return self.file(image) is not None or self.packed(image) is not None
 
     def settle(self, image: str, part: Path, algorithm: Algorithm, plain: int) -> None:
-        """From now on its pages are those compressed ones. All at once for whoever shares our thread."""
+        """From now on its pages are those compressed ones. What they were is written down first: whoever sees that they
+        are there, from another thread, sees that as well."""
+        self.note(image, packing_error="", plain=plain)
         part.rename(packed_name(self.on_disk(image), algorithm))
         sync(self.folder(image))
-        self.note(image, packing_error="", plain=plain)
         self.on_disk(image).unlink(missing_ok=True)
 
     def note(self, image: str, **changed: Any) -> None:
