@@ -299,9 +299,8 @@ class LocalHost:
             if await held.status() in (Sight.RUNNING, Sight.PAUSED, Sight.DEAF):
                 return held.record
             await self.kill(blueprint.id)
-        await write_seed(
-            self._paths.instance(blueprint.id) / SEED, blueprint, self._boot.agent
-        )  # it may say something else than at the last start
+        # A seed may say something else than at the last start.
+        await write_seed(self._paths.instance(blueprint.id) / SEED, blueprint, self._boot.agent)
         memory = self._memory_files.fresh(blueprint.id, blueprint.spec.memory)
         try:
             record = await self._begin(blueprint, memory, self._hypervisor.launch)

@@ -226,7 +226,7 @@ def check_spec(spec: Spec) -> Spec:
     _check_displays(spec)
     _check_bridged(spec)
     _check_macs(spec.macs)
-    _check_seed(spec.cloud_init)
+    check_seed(spec.cloud_init)
     if spec.health is not None:
         check_health(spec.health, network=spec.network)
     check_labels(spec.labels)
@@ -271,7 +271,8 @@ def _check_macs(macs: tuple[str, ...]) -> None:
         raise Invalid(text, field="macs")
 
 
-def _check_seed(wanted: CloudInit) -> None:
+def check_seed(wanted: CloudInit) -> None:
+    """:raise Invalid: a seed cannot have these files."""
     if len({name for name, _ in wanted.files}) != len(wanted.files) or len(wanted.files) > MAX_SEED_FILES:
         raise Invalid(f"cloud_init: at most {MAX_SEED_FILES} files, none of them twice", field="cloud_init")
     for name, text in wanted.files:

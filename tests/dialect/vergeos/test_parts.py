@@ -192,6 +192,9 @@ async def test_a_nic_is_made_changed_and_removed(api: Api) -> None:
     other = await api.vm()
     body = {"machine": other.machine, "vnet": net, "macaddress": "aa:bb:cc:00:11:22"}
     await api.refused(422, "already in use", "POST", "machine_nics", body)
+    second = await api.made("machine_nics", machine=other.machine, vnet=net)
+    path = f"machine_nics/{second}"
+    await api.refused(422, "already in use", "PUT", path, {"macaddress": "aa:bb:cc:00:11:22"})
     await api.put(f"machine_nics/{key}", vnet=None)
     assert (await api.get(f"machine_nics/{key}", fields="vnet"))["vnet"] is None
     await api.delete(f"machine_nics/{key}")
@@ -248,6 +251,31 @@ async def test_first_boot_files_are_read_as_they_were_written(served: Served, ap
     assert dict(seed.files) == {"meta-data": "{}"}
     await api.delete(f"cloudinit_files/{key}")
     assert len(await api.get("cloudinit_files", filter=f"owner eq 'vms/{vm.key}'")) == 1
+
+
+@pytest.mark.parametrize("source", ["nocloud", "none"])
+async def test_a_file_that_no_seed_can_have_leaves_nothing(api: Api, source: str) -> None:
+    vm = await api.vm(cloudinit_datasource=source)
+    key = await api.made("cloudinit_files", name="note", owner=f"vms/{vm.key}", contents="x")
+    for name in ("..", "agent", "/", "näme"):
+        await api.refused(422, "name", "POST", "cloudinit_files", {"name": name, "owner": f"vms/{vm.key}"})
+        await api.refused(422, "name", "PUT", f"cloudinit_files/{key}", {"name": name})
+        body = {"name": fresh("vm"), "cloudinit_files": [{"name": name, "contents": "x"}]}
+        await api.refused(422, "name", "POST", "vms", body)
+        assert await api.get("vms", filter=f"name eq '{body['name']}'") == []
+    rows = await api.get("cloudinit_files", filter=f"owner eq 'vms/{vm.key}'", fields="$key,name")
+    assert rows == [{"$key": key, "name": "note"}]
+    await api.made("cloudinit_files", name="other", owner=f"vms/{vm.key}", contents="y")
+
+
+async def test_files_that_come_at_once_are_all_in_the_seed(served: Served, api: Api) -> None:
+    vm = await api.vm(cloudinit_datasource="nocloud")
+    names = [f"file{n}" for n in range(6)]
+    await asyncio.gather(*(api.made("cloudinit_files", name=name, owner=f"vms/{vm.key}") for name in names))
+    await api.act(vm, "poweron")
+    await api.until(vm, "running")
+    machine = served.hypervisor.vms[await fake_of(served, api, vm)]._machine
+    assert [name for name, _ in machine.blueprint.spec.cloud_init.files] == names
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -115,6 +115,21 @@ async def test_a_trigger_gives_a_task_its_times(api: Api) -> None:
     assert await api.get("task_schedule_triggers", filter=f"task eq {task}") == []
 
 
+async def test_a_schedule_that_is_refused_changes_no_task(api: Api) -> None:
+    vm = await api.vm()
+    task, name = await a_task(api, vm, "poweron"), fresh("schedule")
+    await a_schedule(api, name=name)
+    schedule = await a_schedule(api, task=task)
+    next_run = (await api.get(f"tasks/{task}", fields="next_run"))["next_run"]
+    path = f"task_schedules/{schedule}"
+    await api.refused(422, "already in use", "PUT", path, {"name": name, "start_time_of_day": 7200})
+    await api.refused(422, "readonly", "PUT", path, {"task": None, "start_time_of_day": 7200})
+    assert (await api.get(f"tasks/{task}", fields="next_run"))["next_run"] == next_run
+    body = {"name": fresh("schedule"), "start_date": "2030-01-01", "task": 999_999}
+    await api.refused(404, "setting field 'task'", "POST", "task_schedules", body)
+    assert await api.get("task_schedules", filter=f"name eq '{body['name']}'") == []
+
+
 async def test_a_schedule_that_is_due_starts_a_vm(api: Api) -> None:
     vm = await api.vm()
     now = datetime.now(UTC)

@@ -112,6 +112,14 @@ async def test_a_change_is_partial_and_what_is_only_read_is_named(api: Api) -> N
     assert (await api.get(f"vms/{vm.key}", fields="ram"))["ram"] == 2048
 
 
+async def test_a_refused_change_leaves_the_name(api: Api) -> None:
+    vm, other = await api.vm(), await api.vm(cpu_cores=1)
+    await api.refused(422, "cpu_cores", "PUT", f"vms/{vm.key}", {"name": fresh("vm"), "cpu_cores": 1024})
+    await api.refused(422, "already in use", "PUT", f"vms/{other.key}", {"name": vm.name, "cpu_cores": 2})
+    assert await api.get(f"vms/{vm.key}", fields="name") == {"name": vm.name}
+    assert await api.get(f"vms/{other.key}", fields="name,cpu_cores") == {"name": other.name, "cpu_cores": 1}
+
+
 async def test_a_running_one_has_its_new_size_at_the_next_start(api: Api) -> None:
     vm = await api.running(cpu_cores=1)
     await api.put(f"vms/{vm.key}", cpu_cores=2, ram=1024)

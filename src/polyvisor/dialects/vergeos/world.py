@@ -67,6 +67,10 @@ class World:
         """The one VM that the request is about, if it is."""
         return next(iter(self._only)) if self._only is not None and len(self._only) == 1 else None
 
+    def whole(self) -> World:
+        """With every VM that the caller sees: for what has to differ from all the others'."""
+        return self if self._only is None else World(self.core, self.principal, self.now, self.samples)
+
     # -- what is read ------------------------------------------------------------------------------------------------
 
     async def root(self) -> ProjectId:

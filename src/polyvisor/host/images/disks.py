@@ -95,9 +95,7 @@ def virtual_size(source: Path, length: int, form: Form, bounds: Bounds, at: int 
     return -(-size // _SECTOR) * _SECTOR
 
 
-async def unpack(
-    source: Path, part: Part, form: Form, work: Path, bounds: Bounds, *, uid: int | None
-) -> Path:  # fmt: skip
+async def unpack(source: Path, part: Part, form: Form, work: Path, bounds: Bounds, *, uid: int | None) -> Path:
     """The disk in a part of somebody's file, as it stands, in a file in `work`. As `convert`."""
     inside, out, length = work / "in", work / "out", part.length
     await in_thread(take, source, inside, bounds, part.at, length)

@@ -82,8 +82,8 @@ def sniff_disk(path: Path, at: int = 0) -> Form:
         return Form.QCOW2
     if head.startswith(vmdk.MAGIC):
         return Form.VMDK
-    for at, magic, name in _OTHERS:
-        if head[at : at + len(magic)] == magic and at + len(magic) <= len(head):
+    for place, magic, name in _OTHERS:
+        if head[place : place + len(magic)] == magic and place + len(magic) <= len(head):
             raise Unsupported(f"file: {name} is not taken; convert it to qcow2 or raw", field="file")
     return Form.RAW
 

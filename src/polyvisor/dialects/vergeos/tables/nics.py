@@ -13,7 +13,7 @@ from polyvisor.dialects.vergeos.language.columns import Column, Kind
 from polyvisor.dialects.vergeos.language.errors import Refusal, invalid_field
 from polyvisor.dialects.vergeos.language.tables import Children, Table
 from polyvisor.dialects.vergeos.resource import Call, Made, Resource
-from polyvisor.dialects.vergeos.sources import DIALECT, Net, Nic, Vm
+from polyvisor.dialects.vergeos.sources import DIALECT, Nic, Vm
 from polyvisor.dialects.vergeos.tables.declare import kept, key, told, words
 from polyvisor.dialects.vergeos.tables.drives import vm_of
 from polyvisor.dialects.vergeos.world import World
@@ -117,7 +117,7 @@ async def add(call: Call, vm: Vm, some: Sequence[dict[str, Any]]) -> Sequence[Ro
 
 
 async def _free_mac(call: Call, mac: str, but: Nic | None = None) -> str:
-    for nic in await call.world.nics():
+    for nic in await call.world.whole().nics():
         if nic.mac == mac and (but is None or nic.key != but.key):
             raise Refusal(422, "This MAC address is already in use")
     return mac
@@ -168,11 +168,6 @@ async def _remove(call: Call, nic: Nic) -> None:
         others = [one for one in await call.world.nics() if one.vm.key == nic.vm.key and one.key != nic.key]
         await _apply(call, nic.vm, [one.kept for one in others])
         await call.core.rows.remove(call.principal, [nic.row], Action.INSTANCE_ALTER)
-
-
-def net_of(nets: Sequence[Net], name: str) -> int | None:
-    """The key of the network that a NIC keeps."""
-    return next((net.key for net in nets if net.host_nic == name), None)
 
 
 RESOURCES = (

@@ -15,7 +15,7 @@ from typing import Any
 
 from polyvisor.dialects.vergeos import errors
 from polyvisor.dialects.vergeos.language.columns import Column, Kind
-from polyvisor.dialects.vergeos.language.errors import Refusal, invalid_field
+from polyvisor.dialects.vergeos.language.errors import Refusal, invalid_field, read_only
 from polyvisor.dialects.vergeos.language.tables import Children, Table
 from polyvisor.dialects.vergeos.resource import Call, Made, Resource
 from polyvisor.dialects.vergeos.sources import DIALECT, Kept, data_of
@@ -36,6 +36,7 @@ _EVERY = {
 }  # fmt: skip
 _MONTH_DAYS = {"first": "First", "last": "Last", "15th": "15th", "start_date": "Start Date"}
 _MOST_TIMES = 1440
+_TAKEN = "This name is already in use"
 
 
 def timetable_of(kept: Mapping[str, Any]) -> Timetable:
@@ -170,11 +171,13 @@ async def _create(call: Call, values: dict[str, Any]) -> Made:
     today = datetime.fromtimestamp(call.now, UTC).date().isoformat()
     kept = {"description": "", "end_date": "", **values, "start_date": values.get("start_date") or today}
     timetable_of(kept)
+    if kept.get("task") is not None and _of(await tasks.listed(call.world), kept["task"]) is None:
+        raise errors.unset("task")
     row = Row(DIALECT, KIND, _name(call, kept["name"]), call.principal.project, data=json.dumps(kept))
     try:
         key = (await call.core.rows.add(call.principal, [row], Action.INSTANCE_OPERATE))[0].key
     except Exists as error:
-        raise Refusal(422, "This name is already in use") from error
+        raise Refusal(422, _TAKEN) from error
     if kept.get("task") is not None:
         call.world.forget()
         await _link(call, kept["task"], key)
@@ -184,11 +187,16 @@ async def _create(call: Call, values: dict[str, Any]) -> Made:
 async def _change(call: Call, kept: Kept, values: dict[str, Any]) -> None:
     told = {**kept.data, **values}
     timetable_of(told)
+    if told.get("task") != kept.data.get("task"):
+        raise read_only("task")
+    name = f"{kept.row.project}/{told['name']}"
+    if any(row.name == name and row.key != kept.key for row in await call.world.rows(KIND)):
+        raise Refusal(422, _TAKEN)
     times = {**await _times(call), kept.key: told}
     if not told["enabled"]:
         del times[kept.key]
     await _arrange(call, {t.task for t in await _triggers(call.world) if t.schedule == kept.key}, times)
-    row = replace(kept.row, name=f"{kept.row.project}/{told['name']}", data=json.dumps(told))
+    row = replace(kept.row, name=name, data=json.dumps(told))
     await call.core.rows.save(call.principal, [row], Action.INSTANCE_OPERATE)
 
 
@@ -227,7 +235,7 @@ async def _trigger(call: Call, values: dict[str, Any]) -> Made:
 
 async def _link(call: Call, task: object, schedule: object) -> int:
     """That schedule's times are times of the task. :raise Refusal: one is not there, or they are linked already."""
-    one = _of([*await tasks.listed(call.world)], task)
+    one = _of(await tasks.listed(call.world), task)
     if one is None:
         raise errors.unset("task")
     if not any(kept.key == schedule for kept in await _schedules(call.world)):
@@ -250,7 +258,7 @@ async def _unlink(call: Call, trigger: Trigger) -> None:
 
 async def _fire(call: Call, trigger: Trigger, body: Mapping[str, Any]) -> None:
     """As if its time had come."""
-    one = _of([*await tasks.listed(call.world)], trigger.task)
+    one = _of(await tasks.listed(call.world), trigger.task)
     assert one is not None
     await tasks.execute(call, one, body)
 

@@ -179,7 +179,7 @@ async def make(call: Call, values: dict[str, Any]) -> Vm:
 
 async def check_name(call: Call, name: str, but: Vm | None = None) -> None:
     """:raise Refusal: another VM that the caller sees is called that."""
-    for vm in await call.world.live():
+    for vm in await call.world.whole().live():
         if vm.name == name and (but is None or vm.key != but.key):
             raise Refusal(422, TAKEN)
 
@@ -215,9 +215,12 @@ async def _change(call: Call, vm: Vm, values: dict[str, Any]) -> None:
         raise read_only(next(iter(values), "vm"))
     await _check_references(call, values)
     async with call.locks.of(vm.row.name):
-        if "name" in values and values["name"] != vm.name:
-            await _rename(call, vm, values["name"])
+        renamed = "name" in values and values["name"] != vm.name
+        if renamed:
+            await check_name(call, values["name"], vm)
         await _reshape(call, vm, values)
+        if renamed:
+            await _rename(call, vm, values["name"])
         rest = {name: value for name, value in values.items() if name not in _ENGINES}
         if rest or values:
             kept = {**vm.kept, **rest, "modified": call.now}
@@ -231,7 +234,6 @@ async def _change(call: Call, vm: Vm, values: dict[str, Any]) -> None:
 
 async def _rename(call: Call, vm: Vm, name: str) -> None:
     assert vm.instance is not None
-    await check_name(call, name, vm)
     ours, foreign = named(DIALECT, name, "vm")
     try:
         await call.core.instances.update(call.principal, vm.instance.id, name=ours or vm.instance.id)
