@@ -21,7 +21,7 @@ from polyvisor.model.foreign import Foreign
 from polyvisor.model.host import Disk
 from polyvisor.model.identity import Quotas
 from polyvisor.model.ids import ProjectId, VolumeId, check_name, is_id, mint
-from polyvisor.model.instance import Bus, Instance, Mount, MountState
+from polyvisor.model.instance import MAX_ON_BUS, Bus, Instance, Mount, MountState
 from polyvisor.model.operation import Verb, admit
 from polyvisor.model.principal import Action, Principal
 from polyvisor.model.query import Page
@@ -32,8 +32,6 @@ from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store, Unit
 
 log = logging.getLogger("polyvisor.engine")
-MAX_USB = 8
-"""USB disks that a machine may have."""
 
 
 class VolumesEngine:
@@ -212,8 +210,9 @@ class VolumesEngine:
         paths = [m.path for m in found if m.path]
         if len({m.volume for m in found}) != len(found) or len(set(paths)) != len(paths):
             raise Invalid("volumes: a volume or a path is given twice", field="volumes")
-        if sum(m.bus is Bus.USB for m in found) > MAX_USB:
-            raise Invalid(f"volumes: there are more than {MAX_USB} on the USB", field="volumes")
+        for bus, most in MAX_ON_BUS.items():
+            if sum(m.bus is bus for m in found) > most:
+                raise Invalid(f"volumes: there are more than {most} on the {bus} bus", field="volumes")
         for mount in found:
             if mount.overlay and not (mount.read_only and mount.path):
                 text = f"volumes: {mount.name}: an overlay needs a path, and a volume that is only read"
@@ -230,8 +229,7 @@ class VolumesEngine:
             await self._admit(unit, instance, Verb.ATTACH)
             mount = await self.claim(unit, principal, volume, path, read_only, bus)
             await admit_mount(unit, principal, instance.project, mount)
-            if bus is Bus.USB:
-                _admit_usb(instance)
+            _admit_on(bus, instance)
             if any(m.path == path and path for m in instance.mounts):
                 raise Invalid(f"path: {path} is taken by another volume", field="path")
             await unit.instances.mount(instance.id, mount)
@@ -273,11 +271,12 @@ class VolumesEngine:
                 await unit.volumes.forget(volume.id)
 
 
-def _admit_usb(instance: Instance) -> None:
-    """:raise Unsupported: it runs. :raise Invalid: it has too many."""
-    _require_off(instance)
-    if sum(m.bus is Bus.USB for m in instance.mounts) >= MAX_USB:
-        raise Invalid(f"volume: there are {MAX_USB} on the USB already", field="volume")
+def _admit_on(bus: Bus, instance: Instance) -> None:
+    """:raise Unsupported: it runs, and the bus takes nothing then. :raise Invalid: it has too many."""
+    if bus is Bus.USB:
+        _require_off(instance)
+    if sum(m.bus is bus for m in instance.mounts) >= MAX_ON_BUS[bus]:
+        raise Invalid(f"volume: there are {MAX_ON_BUS[bus]} on the {bus} bus already", field="volume")
 
 
 def _require_off(instance: Instance) -> None:

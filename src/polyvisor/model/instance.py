@@ -221,6 +221,10 @@ class Bus(StrEnum):
     USB = "usb"
 
 
+MAX_ON_BUS = {Bus.VIRTIO: 12, Bus.USB: 8}
+"""Volumes that a machine may have on each: with all of them, and all NICs, a place on its PCI bus is left for each."""
+
+
 class MountState(StrEnum):
     """Where an attachment stands; a row's existence is the claim on the volume."""
 

@@ -225,6 +225,19 @@ async def test_networks_are_the_hosts(api: Api) -> None:
     await api.refused(404, "not found", "POST", "vnet_actions", {"vnet": 999, "action": "poweron"})
 
 
+async def test_a_drive_too_many_leaves_nothing(api: Api) -> None:
+    vm = await api.vm()
+    body = {"machine": vm.machine, "interface": "virtio-scsi", "media": "disk", "disksize": MIB}
+    while (answer := await api.ask("POST", "machine_drives", body)).status_code == 201:
+        pass
+    assert answer.status_code == 422, answer.text
+    drives = await api.get("machine_drives", filter=f"machine eq {vm.machine}", fields="disksize")
+    assert {drive["disksize"] for drive in drives} == {MIB}
+    assert len(drives) == 12
+    assert (await api.ask("POST", "machine_drives", body)).status_code == 422
+    assert len(await api.get("machine_drives", filter=f"machine eq {vm.machine}")) == len(drives)
+
+
 # -- first-boot files --------------------------------------------------------------------------------------------------
 
 

@@ -118,6 +118,8 @@ async def test_a_refused_change_leaves_the_name(api: Api) -> None:
     await api.refused(422, "already in use", "PUT", f"vms/{other.key}", {"name": vm.name, "cpu_cores": 2})
     assert await api.get(f"vms/{vm.key}", fields="name") == {"name": vm.name}
     assert await api.get(f"vms/{other.key}", fields="name,cpu_cores") == {"name": other.name, "cpu_cores": 1}
+    await api.refused(404, "snapshot_profile", "PUT", f"vms/{vm.key}", {"snapshot_profile": 999_999, "ram": 1024})
+    assert await api.get(f"vms/{vm.key}", fields="ram") == {"ram": 512}
 
 
 async def test_a_running_one_has_its_new_size_at_the_next_start(api: Api) -> None:

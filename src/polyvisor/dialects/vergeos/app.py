@@ -126,7 +126,10 @@ class App:
             needed = asking.needs(CATALOG, resource.table.name, query)
             world = self._world(principal, await self._about(resource, query.filter))
             sources = {name: await RESOURCES[name].load(world) for name in sorted(needed)}
-            return JSONResponse(asking.run(CATALOG, resource.table.name, query, sources, world.now))
+            # in a thread: what a large one takes must not be what everybody else waits for
+            return JSONResponse(
+                await asyncio.to_thread(asking.run, CATALOG, resource.table.name, query, sources, world.now)
+            )
         if request.method != "POST" or resource.create is None:
             raise Refusal(405, f"{request.method} is not permitted on '{resource.table.name}'")
         values = resource.table.body(await _body(request), new=True)

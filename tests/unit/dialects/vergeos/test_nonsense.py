@@ -1,19 +1,19 @@
-"""Whatever text comes in, it is refused or answered, in time that its length allows."""
+"""Whatever text comes in, it is refused or answered, with as much work as its length allows: calls are counted."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from fuzz.language import SEED, cases, tried
+from fuzz.language import SEED, calls, cases, tried
 from polyvisor.dialects.vergeos.language.errors import Refusal
 from polyvisor.dialects.vergeos.language.query import parse_query, run
 from unit.dialects.vergeos.catalog import CATALOG, VMF, vm
 
 LONGEST = 16_000
+MOST = 4_000_000
 Text = Callable[[int], str]
 
 
@@ -44,7 +44,7 @@ def test_nonsense_is_refused_or_answered() -> None:
     ],
 )
 def test_no_filter_takes_long(text: Text) -> None:
-    assert _seconds({"filter": text(LONGEST)}) < 2
+    assert _calls({"filter": text(LONGEST)}) < MOST
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,15 @@ def test_no_filter_takes_long(text: Text) -> None:
     ],
 )
 def test_no_fields_take_long(text: Text) -> None:
-    assert _seconds({"fields": text(LONGEST)}) < 5
+    assert _calls({"fields": text(LONGEST)}) < MOST
 
 
-def test_a_thousand_rows_are_made_quickly() -> None:
-    assert min(_seconds({"fields": VMF, "filter": "is_snapshot eq false"}) for _ in range(5)) < 0.06
+def test_a_thousand_rows_take_a_few_calls_for_each_of_their_values() -> None:
+    assert _calls({"fields": VMF, "filter": "is_snapshot eq false"}) < 1000 * 150
 
 
-def _seconds(params: dict[str, str]) -> float:
-    """What a query of a thousand machines takes of this thread."""
+def _calls(params: dict[str, str]) -> int:
+    """What a query of a thousand machines takes."""
     sources = {
         "vms": [vm(key, "a" * 60, owner="vms/1") for key in range(1, 1001)],
         "machines": [{"$key": key + 12, "name": "a", "cluster": 1, "ha_group": None} for key in range(1, 1001)],
@@ -83,9 +83,9 @@ def _seconds(params: dict[str, str]) -> float:
         "nodes": [{"$key": 3, "name": "node1"}],
         "clusters": [{"$key": 1, "name": "lab"}],
     }
-    begin = time.thread_time()
-    try:
-        run(CATALOG, "vms", parse_query(params), sources, 0)
-    except Refusal as refusal:
-        assert refusal.status == 422
-    return time.thread_time() - begin
+    with calls() as taken:
+        try:
+            run(CATALOG, "vms", parse_query(params), sources, 0)
+        except Refusal as refusal:
+            assert refusal.status == 422
+    return taken[0]

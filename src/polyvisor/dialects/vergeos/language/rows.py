@@ -9,7 +9,7 @@ from polyvisor.dialects.vergeos.language.columns import Kind
 from polyvisor.dialects.vergeos.language.errors import Refusal
 from polyvisor.dialects.vergeos.language.tables import Children, Table
 
-MOST_WORK = 3_000_000
+MOST_WORK = 1_000_000
 """Values in one answer; long texts, JSON, steps of paths and conditions count for more than one."""
 
 

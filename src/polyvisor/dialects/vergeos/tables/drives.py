@@ -132,11 +132,14 @@ async def add(call: Call, vm: Vm, values: dict[str, Any]) -> Row:
         size = _checked(values["disksize"])
         volume = await call.core.media.create_blank(call.principal.in_project(vm.project), "", size, kind=_DISK)
         told |= {"volume": volume.id, "owned": True}
+    row = None
     try:
         row = await listed(call, vm, told)
         if volume is not None and not vm.runs and told["enabled"]:
             await plugging.plug(call, vm, told, volume)
     except BaseException:
+        if row is not None:
+            await call.core.rows.remove(call.principal, [row], Action.INSTANCE_ALTER)
         if told.get("owned") and volume is not None:
             await call.core.volumes.delete(call.principal, volume.id)
         raise

@@ -112,13 +112,14 @@ PERIOD_TABLE = Table(
 )
 
 
-async def _profiles(world: World) -> Sequence[Kept]:
+async def seen(world: World) -> Sequence[Kept]:
+    """Those of projects that the caller sees into."""
     return [Kept(row) for row in await world.rows(KIND) if world.principal.may(Action.INSTANCE_VIEW, row.project)]
 
 
 async def periods(world: World) -> Sequence[Kept]:
     """Those of profiles that the caller sees."""
-    known = {one.key for one in await _profiles(world)}
+    known = {one.key for one in await seen(world)}
     found = [Kept(row) for row in await world.rows(PERIODS)]
     return [one for one in found if one.data["profile"] in known]
 
@@ -160,7 +161,7 @@ async def _act(call: Call, values: dict[str, Any]) -> Made:
     """By which clients delete one."""
     if values["action"] != "delete":
         raise not_in_list("action", values["action"])
-    found = next((one for one in await _profiles(call.world) if one.key == values["snapshot_profile"]), None)
+    found = next((one for one in await seen(call.world) if one.key == values["snapshot_profile"]), None)
     if found is None:
         raise errors.missing(f"{KIND}/{values['snapshot_profile']}", "post")
     await _remove(call, found)
@@ -168,7 +169,7 @@ async def _act(call: Call, values: dict[str, Any]) -> Made:
 
 
 async def _create_period(call: Call, values: dict[str, Any]) -> Made:
-    profile = next((one for one in await _profiles(call.world) if one.key == values["profile"]), None)
+    profile = next((one for one in await seen(call.world) if one.key == values["profile"]), None)
     if profile is None:
         raise errors.unset("profile")
     told = {**values, "next": next_of(values, call.now)}
@@ -199,6 +200,6 @@ ACTIONS = Table(
 )
 RESOURCES = (
     Resource(ACTIONS, nothing, _act),
-    Resource(TABLE, _profiles, _create, _change, _remove),
+    Resource(TABLE, seen, _create, _change, _remove),
     Resource(PERIOD_TABLE, periods, _create_period, _change_period, _remove_period),
 )

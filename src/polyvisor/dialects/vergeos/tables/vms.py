@@ -14,7 +14,7 @@ from polyvisor.dialects.vergeos.language.errors import Refusal, invalid_field, r
 from polyvisor.dialects.vergeos.language.tables import Children, Table
 from polyvisor.dialects.vergeos.resource import Call, Made, Resource
 from polyvisor.dialects.vergeos.sources import DIALECT, Vm, seconds
-from polyvisor.dialects.vergeos.tables import cloudinit
+from polyvisor.dialects.vergeos.tables import cloudinit, profiles
 from polyvisor.dialects.vergeos.tables.declare import kept, key, numbered, told, words
 from polyvisor.engine.instances import Until
 from polyvisor.model.faults import Exists, Invalid, NotFound
@@ -190,6 +190,9 @@ async def _check_references(call: Call, values: dict[str, Any]) -> None:
     for field, known in here.items():
         if values.get(field) not in (None, known):
             raise errors.unset(field)
+    profile = values.get("snapshot_profile")
+    if profile is not None and all(one.key != profile for one in await profiles.seen(call.world)):
+        raise errors.unset("snapshot_profile")
 
 
 def _in_our_words(error: Invalid) -> Refusal:

@@ -13,15 +13,14 @@ from pathlib import Path
 from polyvisor.host.hypervisor.qemu.probe import Accelerator
 from polyvisor.host.paths import CONFIG, CONSOLE, JOURNAL, NVRAM
 from polyvisor.model.ids import machine_uuid
-from polyvisor.model.instance import Bus
+from polyvisor.model.instance import MAX_ON_BUS, Bus
 from polyvisor.model.spec import Firmware, Shape
 from polyvisor.model.units import MIB
 from polyvisor.ports.hypervisor import Cpu, DiskFile, Layout, Machine, TapNic
 
-FREE_PORTS = {Shape.MICRO: 4, Shape.FULL: 8}  # for disks to come; those there at launch have a port each as well
+FREE_PORTS = {Shape.MICRO: 4, Shape.FULL: 8}  # for disks to come, beside those there at launch, while the bus has room
 BALLOON = "balloon0"
 SCREEN = "screen0"
-MAX_USB = 8
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 # What is saved has no copy of firmware and boot tables: a machine made of it cannot boot anew, it ends and says so.
 MICRO, FULL = "microvm,x-option-roms=off,pit=off,pic=off,rtc=on,pcie=on,acpi=on", "q35,vmport=off"
@@ -143,7 +142,8 @@ def _boot_order(machine: Machine, disk: DiskFile) -> str:
 def _usb(machine: Machine, sets: Sets) -> list[str]:
     """Each disk at a port of its own, by its place in the order: what is restored has it the same."""
     disks = [disk for disk in machine.disks if disk.bus is Bus.USB]
-    line = ["-device", f"qemu-xhci,id=usb,p2={MAX_USB},p3={MAX_USB}"] if disks else []
+    most = MAX_ON_BUS[Bus.USB]
+    line = ["-device", f"qemu-xhci,id=usb,p2={most},p3={most}"] if disks else []
     for port, disk in enumerate(disks, start=1):
         place = f"bus=usb.0,port={port},id=usb-{disk.serial},removable=on" + _boot_order(machine, disk)
         line += _disk(disk, sets, place, driver="usb-storage")
@@ -161,7 +161,7 @@ def _screen(machine: Machine) -> list[str]:
 
 def _usual(shape: Shape, volumes: Sequence[DiskFile], *, balloon: bool) -> Layout:
     taken = {disk.serial: slot for slot, disk in enumerate(volumes)}
-    return Layout(FREE_PORTS[shape] + len(volumes), taken, balloon)
+    return Layout(min(FREE_PORTS[shape] + len(volumes), MAX_ON_BUS[Bus.VIRTIO]), taken, balloon)
 
 
 def port_of(slot: int) -> str:
