@@ -71,8 +71,10 @@ class Instances(Protocol):
         limit: int,
         labels: Sequence[tuple[str, str]] = (),
         prefix: str = "",
+        name: str = "",
     ) -> Page[Instance]:
-        """Those with all of the labels and whose id begins with `prefix`, oldest first. `projects` None: all.
+        """Those with all of the labels, whose id begins with `prefix`, and of that name if there is one, oldest first.
+        `projects` None: all.
 
         :raise Invalid: a cursor that is not ours.
         """

@@ -94,12 +94,15 @@ class SqlInstances:
         limit: int,
         labels: Sequence[tuple[str, str]] = (),
         prefix: str = "",
+        name: str = "",
     ) -> Page[Instance]:
         """Oldest first, those with all of the labels."""
         mine = owned(_i.project, projects)
         query = _labelled(_SELECT.where(mine, _i.spare.is_(False)), labels)
         if prefix:
             query = query.where(_i.id.startswith(prefix, autoescape=True))
+        if name:
+            query = query.where(_i.name == name)
         query = keyset.after(query, instances, cursor, limit)
         rows = await self._work.rows(query)
         shown = rows[: max(1, limit)]

@@ -35,6 +35,8 @@ from polyvisor.model.principal import SYSTEM, Principal
 log = logging.getLogger("polyvisor.vergeos")
 _BODY_LIMIT = 4 * 1024 * 1024
 _PATH = re.compile(r"/api/v4/([a-z0-9_]+)(?:/([^/]+)(?:/([a-z_]+))?)?")
+_ABOUT = {"vm": "vms", "machine": "machines"}
+"""Columns that tell of one VM, and what they lead to."""
 _VERSIONS = frozenset({"/version.json", "/api/version.json", "/api/v4/version.json"})
 _SESSIONS = re.compile(r"(?:/api)?/sys/tokens(?:/([0-9a-f]{40}))?")
 
@@ -133,7 +135,7 @@ class App:
         if request.method != "POST" or resource.create is None:
             raise Refusal(405, f"{request.method} is not permitted on '{resource.table.name}'")
         values = resource.table.body(await _body(request), new=True)
-        made = await resource.create(self._call(request, principal), values)
+        made = await resource.create(self._call(request, principal, await self._told(resource, values)), values)
         if made.key is None:
             return JSONResponse({} if made.response is None else {"response": dict(made.response)}, 201)
         key = made.key if isinstance(made.key, int) else str(made.key)
@@ -150,6 +152,14 @@ class App:
                 continue
             if (key := _machine(term)) is not None:
                 return await self._owner(key)
+        return None
+
+    async def _told(self, resource: Resource, values: Mapping[str, Any]) -> set[InstanceId] | None:
+        """The one VM that a new row is told to be about; None: any."""
+        for name, table in _ABOUT.items():
+            column = resource.table.column(name)
+            if column is not None and column.refers == table and isinstance(values.get(name), int):
+                return await self._owner(values[name])
         return None
 
     async def _owner(self, key: int) -> set[InstanceId] | None:

@@ -21,7 +21,7 @@ from polyvisor.dialects.vergeos.tables import cloudinit, drives, nics, plugging,
 from polyvisor.engine.instances import Until
 from polyvisor.model.faults import Exists, Fault, NotFound
 from polyvisor.model.foreign import Foreign, Row
-from polyvisor.model.ids import mint
+from polyvisor.model.ids import InstanceId, mint
 from polyvisor.model.instance import Power
 from polyvisor.model.principal import Action
 from polyvisor.model.request import Create
@@ -159,7 +159,7 @@ async def revert(call: Call, vm: Vm, snap: Snap) -> None:
             await drives.remove(call, drive)
     kept = {**content.vm, "name": vm.name, "modified": call.now}
     await call.core.rows.save(call.principal, [replace(vm.row, data=json.dumps(kept))], Action.INSTANCE_ALTER)
-    await _furnish(call, vm.row.name, content, made, keep_macs=True, keep_nics=True)
+    await _furnish(call, vm.instance.id, content, made, keep_macs=True, keep_nics=True)
 
 
 # -- clones ------------------------------------------------------------------------------------------------------------
@@ -173,24 +173,24 @@ async def clone(call: Call, vm: Vm, name: str, *, description: str | None, keep_
     if description is not None:
         kept["description"] = description
     made = await copied(call, vm, content)
-    instance = ""
+    instance = None
     try:
         async with call.locks.of("names"):
             await vms.check_name(call, name)
             instance = await _made(call, vm, name, kept, content)
         await _furnish(call, instance, content, made, keep_macs=keep_macs, keep_nics=False)
     except BaseException:
-        if instance:
+        if instance is not None:
             with contextlib.suppress(Fault):
                 asked = await call.core.power.delete(call.principal, instance)
                 await call.core.instances.settle(asked, Until.LAUNCHED, LIMIT)
         await discard(call, made)
         raise
     call.world.forget()
-    return next(one for one in await call.world.live() if one.row.name == instance)
+    return (await call.about(instance).world.live())[0]
 
 
-async def _made(call: Call, vm: Vm, name: str, kept: dict[str, Any], content: Content) -> str:
+async def _made(call: Call, vm: Vm, name: str, kept: dict[str, Any], content: Content) -> InstanceId:
     """The new instance, off."""
     principal = call.principal.in_project(vm.project)
     ours, foreign = named(DIALECT, name, "vm", **kept)
@@ -224,11 +224,11 @@ async def _made(call: Call, vm: Vm, name: str, kept: dict[str, Any], content: Co
 
 
 async def _furnish(
-    call: Call, instance: str, content: Content, made: list[Volume], *, keep_macs: bool, keep_nics: bool
+    call: Call, instance: InstanceId, content: Content, made: list[Volume], *, keep_macs: bool, keep_nics: bool
 ) -> None:
     """Drives, NICs and files for a VM that has none of these."""
-    call.world.forget()
-    vm = next(one for one in await call.world.live() if one.row.name == instance)
+    call = call.about(instance)
+    (vm,) = await call.world.live()
     volumes, left = await call.world.volumes(), list(made)
     rows = []
     for told in sorted(content.drives, key=lambda one: int(one.get("orderid", 0))):
@@ -241,7 +241,7 @@ async def _furnish(
             await plugging.plug(call, vm, here, volume)
     await call.core.rows.add(call.principal, rows, Action.INSTANCE_ALTER)
     call.world.forget()
-    vm = next(one for one in await call.world.live() if one.row.name == instance)
+    (vm,) = await call.world.live()
     if not keep_nics and vm.instance is not None and vm.instance.spec.blank:
         wanted = [{k: v for k, v in one.items() if k not in ("row", "mac")} for one in content.nics]
         if keep_macs:

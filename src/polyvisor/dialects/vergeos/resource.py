@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -15,6 +15,7 @@ from starlette.responses import Response
 from polyvisor.dialects.vergeos.language.tables import Table
 from polyvisor.dialects.vergeos.world import World
 from polyvisor.engine import Engine
+from polyvisor.model.ids import InstanceId
 from polyvisor.model.principal import Principal
 
 T = TypeVar("T")
@@ -47,6 +48,10 @@ class Call:
     def now(self) -> int:
         """Unix seconds."""
         return self.world.now
+
+    def about(self, id: InstanceId) -> Call:
+        """The same, which sees one VM alone."""
+        return replace(self, world=self.world.about([id]))
 
 
 class Jobs:

@@ -71,6 +71,16 @@ class World:
         """With every VM that the caller sees: for what has to differ from all the others'."""
         return self if self._only is None else World(self.core, self.principal, self.now, self.samples)
 
+    def about(self, some: Collection[InstanceId]) -> World:
+        """With these VMs alone."""
+        return World(self.core, self.principal, self.now, self.samples, some)
+
+    async def called(self, name: str) -> Sequence[Vm]:
+        """The VMs of that name, among all that the caller sees."""
+        ids = {one.id for one in await self.core.instances.called(self.principal, name)}
+        ids |= {InstanceId(id) for id in await self.core.foreigners.find(self.principal, DIALECT, "vm", name)}
+        return [vm for vm in await self.about(ids).live() if vm.name == name]
+
     # -- what is read ------------------------------------------------------------------------------------------------
 
     async def root(self) -> ProjectId:
@@ -83,14 +93,13 @@ class World:
     async def instances(self) -> Mapping[InstanceId, Instance]:
         """Those that the caller may see."""
         if "instances" not in self._made:
-            if self._only is not None:
-                found = [await self._one(id) for id in self._only]
-                self._made["instances"] = {one.id: one for one in found if one is not None}
-            elif self.principal.may_somewhere(Action.INSTANCE_VIEW):
-                page = await self.core.instances.list(self.principal, None, _MOST)
-                self._made["instances"] = {one.id: one for one in page.items}
+            if not self.principal.may_somewhere(Action.INSTANCE_VIEW):
+                found = []
+            elif self._only is not None:
+                found = [one for id in self._only if (one := await self._one(id)) is not None]
             else:
-                self._made["instances"] = {}
+                found = list((await self.core.instances.list(self.principal, None, _MOST)).items)
+            self._made["instances"] = {one.id: one for one in found}
         known: Mapping[InstanceId, Instance] = self._made["instances"]
         return known
 

@@ -19,7 +19,7 @@ from polyvisor.dialects.vergeos.tables.declare import kept, key, numbered, told,
 from polyvisor.engine.instances import Until
 from polyvisor.model.faults import Exists, Invalid, NotFound
 from polyvisor.model.foreign import Foreign
-from polyvisor.model.ids import machine_uuid
+from polyvisor.model.ids import InstanceId, machine_uuid
 from polyvisor.model.instance import Power
 from polyvisor.model.principal import Action
 from polyvisor.model.request import Create
@@ -174,14 +174,13 @@ async def make(call: Call, values: dict[str, Any]) -> Vm:
             raise _in_our_words(error) from error
     await call.core.instances.settle(asked, Until.LAUNCHED, SETTLE)
     call.world.forget()
-    return next(vm for vm in await call.world.live() if vm.row.name == asked.instance.id)
+    return (await call.world.about([asked.instance.id]).live())[0]
 
 
 async def check_name(call: Call, name: str, but: Vm | None = None) -> None:
     """:raise Refusal: another VM that the caller sees is called that."""
-    for vm in await call.world.whole().live():
-        if vm.name == name and (but is None or vm.key != but.key):
-            raise Refusal(422, TAKEN)
+    if any(but is None or vm.key != but.key for vm in await call.world.called(name)):
+        raise Refusal(422, TAKEN)
 
 
 async def _check_references(call: Call, values: dict[str, Any]) -> None:
@@ -206,7 +205,7 @@ async def _create(call: Call, values: dict[str, Any]) -> Made:
     files = cloudinit.check_inline(values.get("cloudinit_files"))
     vm = await make(call, values)
     if files:
-        await cloudinit.add(call, vm, files)
+        await cloudinit.add(call.about(InstanceId(vm.row.name)), vm, files)
     return Made(vm.key, {"machine": str(vm.machine)})
 
 
