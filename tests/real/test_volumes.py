@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from polyvisor.client import Client, Refused
+from polyvisor.model.instance import MAX_ON_BUS, Bus
 from polyvisor.wire.native import AttachVolume, CreateVolume, MountRequest, Volume
 from real.guests import Guests, sh
 
@@ -117,12 +118,15 @@ async def test_growing_is_seen_inside_at_once_and_later(client: Client, volumes:
 
 
 async def test_many_disks_at_once(client: Client, volumes: Volumes, guests: Guests) -> None:
-    made = [await volumes.make("16M") for _ in range(8)]
-    mounts = [MountRequest(volume=v.name, path=f"/v/{n}") for n, v in enumerate(made[:6])]
+    made = [await volumes.make("16M") for _ in range(MAX_ON_BUS[Bus.VIRTIO] + 1)]
+    mounts = [MountRequest(volume=v.name, path=f"/v/{n}") for n, v in enumerate(made[:-2])]
     vm = await guests.boot(volumes=mounts)
-    for number, volume in enumerate(made[6:], 6):
-        await client.instances.attach(vm.id, AttachVolume(volume=volume.name, path=f"/v/{number}"))
-    assert await sh(client, vm.id, "for n in /v/*; do echo $n > $n/f; done; grep -c /v/ /proc/mounts") == "8"
+    await client.instances.attach(vm.id, AttachVolume(volume=made[-2].name, path="/v/hot"))
+    script = "for n in /v/*; do echo $n > $n/f; done; grep -c /v/ /proc/mounts"
+    assert await sh(client, vm.id, script) == str(MAX_ON_BUS[Bus.VIRTIO])
+    with pytest.raises(Refused) as caught:
+        await client.instances.attach(vm.id, AttachVolume(volume=made[-1].name, path="/v/more"))
+    assert (caught.value.kind, caught.value.problem.field) == ("Invalid", "volume")
 
 
 @pytest.mark.parametrize(

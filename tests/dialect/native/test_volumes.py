@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from dialect.served import Served, fresh
+from polyvisor.model.instance import MAX_ON_BUS, Bus
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -52,6 +53,20 @@ async def test_attach_and_detach_while_it_runs(served: Served, http: httpx.Async
     assert (await http.delete(f"{path}/{name}")).json()["volumes"] == []
     gone = await http.delete(f"{path}/{name}")
     assert (gone.status_code, gone.json()["kind"]) == (404, "NotFound")
+
+
+async def test_a_machine_has_as_many_volumes_as_its_bus_has_places(served: Served, http: httpx.AsyncClient) -> None:
+    most = MAX_ON_BUS[Bus.VIRTIO]
+    names = [fresh("v") for _ in range(most + 1)]
+    for name in names:
+        assert (await http.post("/api/v1/volumes", json={"name": name, "size": "16M"})).status_code == 201
+    body = {"image": "busybox", "name": fresh("vm"), "volumes": [{"volume": name} for name in names]}
+    many = await http.post("/api/v1/instances", json=body)
+    assert (many.status_code, many.json()["field"]) == (422, "volumes")
+    vm = await served.make(volumes=body["volumes"][:most])
+    one_more = await http.put(f"/api/v1/instances/{vm['id']}/volumes", json={"volume": names[-1]})
+    assert (one_more.status_code, one_more.json()["field"]) == (422, "volume")
+    assert (await http.get(f"/api/v1/volumes/{names[-1]}")).json()["attached"] == []
 
 
 async def test_a_repeat_with_the_same_key_makes_no_second_volume(http: httpx.AsyncClient) -> None:
