@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -112,6 +113,16 @@ async def test_a_vm_has_one_tpm(api: Api) -> None:
     await api.refused(422, "one TPM at most", "POST", "machine_devices", {"machine": vm.machine, **TPM})
     await api.refused(422, "type", "PUT", f"machine_devices/{key}", {"type": "node_usb_devices"})
     assert [row["$key"] for row in await listed(api, vm)] == [key]
+
+
+async def test_of_two_who_give_it_one_at_once_is_told_so(api: Api) -> None:
+    vm = await api.vm()
+    body = {"machine": vm.machine, **TPM}
+    answers = await asyncio.gather(*(api.ask("POST", "machine_devices", body) for _ in range(2)))
+    assert sorted(answer.status_code for answer in answers) == [201, 422]
+    (row,) = await listed(api, vm)
+    gone = await asyncio.gather(*(api.ask("DELETE", f"machine_devices/{row['$key']}") for _ in range(2)))
+    assert sorted(answer.status_code for answer in gone) == [200, 404]
 
 
 async def test_it_is_gone_with_its_vm(api: Api) -> None:

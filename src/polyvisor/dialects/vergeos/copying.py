@@ -247,7 +247,7 @@ async def _furnish(
     call.world.forget()
     vm = next(one for one in await call.world.live() if one.row.name == instance)
     if not keep_nics and content.devices:  # what its own remembers is no other VM's, and is not gone back to either
-        await devices.add(call, vm, content.devices[0])
+        await devices.add(call, vm, content.devices[0], instead=True)
     if not keep_nics and vm.instance is not None and vm.instance.spec.blank:
         wanted = [{k: v for k, v in one.items() if k not in ("row", "mac")} for one in content.nics]
         if keep_macs:

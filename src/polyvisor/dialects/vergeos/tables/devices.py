@@ -23,13 +23,14 @@ from polyvisor.model.face import Face
 from polyvisor.model.foreign import Row
 from polyvisor.model.ids import mint
 from polyvisor.model.principal import Action
-from polyvisor.model.spec import Reshape, Tpm
+from polyvisor.model.spec import Reshape, Spec, Tpm
 
 KIND = "machine_devices"
 _TYPES = words(
     "gpu", "nvidia_vgpu", "node_usb_devices", "node_sriov_nic_devices", "node_pci_devices", "node_host_gpu_devices",
     "node_nvidia_vgpu_devices", tpm="Trusted Platform Module (vTPM)",
 )  # fmt: skip
+_MORE = invalid_field("type", "a VM has one TPM at most")
 _STATUSES = words("online", "offline", "errors", "warning", "hotplug", "initializing", "missing", "idle")
 
 TABLE = Table(
@@ -86,22 +87,40 @@ async def _create(call: Call, values: dict[str, Any]) -> Made:
     vm = await vm_of(call, values.pop("machine"))
     async with call.locks.of(vm.row.name):
         _require_off(vm)
-        there = any(one.vm.key == vm.key for one in await call.world.devices())
-        if there or values.pop("count", 1) != 1:
-            raise invalid_field("type", "a VM has one TPM at most")
+        if values.pop("count", 1) != 1:
+            raise _MORE
         row = await add(call, vm, values)
         return Made(row.key, {"uuid": Device(row, vm).uuid})
 
 
-async def add(call: Call, vm: Vm, values: dict[str, Any]) -> Row:
-    """Give a VM that is off a TPM which remembers nothing, in place of any that it has."""
+async def add(call: Call, vm: Vm, values: dict[str, Any], *, instead: bool = False) -> Row:
+    """Give a VM that is off a TPM which remembers nothing, `instead` of one that it has. :raise Refusal: it has one."""
     assert vm.instance is not None
     tpm = Tpm(mint(), values.get("enabled", True))
     data = {**values, "name": values.get("name") or "device_0", "created": call.now, "modified": call.now}
     data = {name: value for name, value in data.items() if name not in ("enabled", "count")}
-    await call.core.shapes.reshape(call.principal, vm.instance.id, lambda _: Reshape(tpm=tpm))
+
+    def shape(spec: Spec) -> Reshape:
+        if spec.tpm.id and not instead:
+            raise _MORE
+        return Reshape(tpm=tpm)
+
+    await call.core.shapes.reshape(call.principal, vm.instance.id, shape)
     row = Row(DIALECT, KIND, f"{vm.row.name}/{tpm.id}", vm.project, vm.row.name, json.dumps(data))
     return (await call.core.rows.add(call.principal, [row], Action.INSTANCE_ALTER))[0]
+
+
+async def _become(call: Call, device: Device, tpm: Tpm) -> None:
+    """What its VM is to have in its place. :raise Refusal: it is not there any more."""
+    assert device.vm.instance is not None
+    was = device.vm.instance.spec.then.tpm.id
+
+    def shape(spec: Spec) -> Reshape:
+        if spec.tpm.id != was:
+            raise errors.missing(f"{KIND}/{device.key}")
+        return Reshape(tpm=tpm)
+
+    await call.core.shapes.reshape(call.principal, device.vm.instance.id, shape)
 
 
 async def _change(call: Call, device: Device, values: dict[str, Any]) -> None:
@@ -114,7 +133,7 @@ async def _change(call: Call, device: Device, values: dict[str, Any]) -> None:
         if enabled != device.enabled:
             _require_off(device.vm)
             tpm = replace(device.vm.instance.spec.then.tpm, enabled=enabled)
-            await call.core.shapes.reshape(call.principal, device.vm.instance.id, lambda _: Reshape(tpm=tpm))
+            await _become(call, device, tpm)
         row = replace(device.row, data=json.dumps({**device.kept, **values, "modified": call.now}))
         await call.core.rows.save(call.principal, [row], Action.INSTANCE_ALTER)
 
@@ -122,8 +141,7 @@ async def _change(call: Call, device: Device, values: dict[str, Any]) -> None:
 async def _remove(call: Call, device: Device) -> None:
     async with call.locks.of(device.vm.row.name):
         _require_off(device.vm)
-        assert device.vm.instance is not None
-        await call.core.shapes.reshape(call.principal, device.vm.instance.id, lambda _: Reshape(tpm=Tpm()))
+        await _become(call, device, Tpm())
         await call.core.rows.remove(call.principal, [device.row], Action.INSTANCE_ALTER)
 
 
