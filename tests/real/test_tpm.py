@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from polyvisor.client import Client
+from polyvisor.client import Client, Refused
 from polyvisor.host.hypervisor.qemu.tpm import is_installed
 from polyvisor.wire.native import Instance
 from real.systems import system
@@ -138,6 +138,9 @@ async def _killed(server: Server, client: Client) -> None:
     os.kill(helper, signal.SIGKILL)
     await_gone([helper])
     assert machines_of(server.data) == [hypervisor]
+    with pytest.raises(Refused) as caught:
+        await client.instances.standby("it", wait="launched")
+    assert (caught.value.kind, (await client.instances.get("it")).state) == ("Unsupported", "running")
     await client.instances.stop("it", force=True, wait="launched")
     assert machines_of(server.data) == []
     await client.instances.start("it", wait="launched")

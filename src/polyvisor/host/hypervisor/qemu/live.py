@@ -87,6 +87,7 @@ class QemuVm:
         self._directory = directory
         self._shape = spec.shape
         self._rate = spec.disk_rate
+        self._has_tpm = spec.has_tpm
         self._process = process
         self.helper: Process | None = None  # its TPM, where that is a child of ours, which nobody else would wait for
         self._qmp = qmp
@@ -171,6 +172,8 @@ class QemuVm:
         taken, slots = _plugged(names)
         if any(serial.startswith(netplug.MARK) for serial in taken):
             raise Unsupported("a machine with a NIC that came while it ran cannot be saved until it was off")
+        if self._has_tpm:
+            await tpm.require_alive(self._directory)
         fd = os.open(devices, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             await (await self._monitor_now()).give(fd, _SAVE_FDSET)

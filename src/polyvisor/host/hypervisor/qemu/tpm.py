@@ -70,8 +70,18 @@ def _forget(folder: Path, but: str) -> None:
 async def end(directory: Path) -> None:
     """That of the machine in `directory`, whose hypervisor has ended, ends as well. Safe to repeat."""
     if (directory / TPM).exists():
-        here = directory.resolve()
-        await _end([pid for pid, of in await asyncio.to_thread(_running) if of == here])
+        await _end(await _of(directory))
+
+
+async def require_alive(directory: Path) -> None:
+    """:raise Unsupported: that of the machine in `directory` has ended, and with it what is to be saved of it."""
+    if not await _of(directory):
+        raise Unsupported("tpm: it has failed, so the machine cannot be saved until it was off", field="tpm")
+
+
+async def _of(directory: Path) -> list[int]:
+    here = directory.resolve()
+    return [pid for pid, of in await asyncio.to_thread(_running) if of == here]
 
 
 async def sweep(instances: Path, running: Collection[str]) -> None:
