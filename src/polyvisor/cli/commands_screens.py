@@ -36,6 +36,7 @@ def assemble(  # noqa: PLR0913 - every flag is a parameter
     firmware: Annotated[str, typer.Option(help="bios or uefi.")] = "uefi",
     display: Annotated[str, typer.Option(metavar="WxH", help='The screen in pixels; "" for none.')] = "1024x768",
     autostart: Annotated[bool, typer.Option("--autostart", help="Start it with the server.")] = False,
+    tpm: Annotated[bool, typer.Option("--tpm", help="With a TPM 2.0.")] = False,
     no_network: Annotated[bool, typer.Option("--no-network", help="Without a network.")] = False,
     off: Annotated[bool, typer.Option("--off", help="Do not start it.")] = False,
     as_json: Json = False,
@@ -44,7 +45,7 @@ def assemble(  # noqa: PLR0913 - every flag is a parameter
     fields: dict[str, Any] = {
         "blank": True, "name": name, "vcpus": vcpus, "memory": memory, "firmware": firmware, "autostart": autostart,
         "network": not no_network, "power": "off" if off else "on", "volumes": [parse.medium(text) for text in medium],
-        "displays": parse.display(display),
+        "displays": parse.display(display), "tpm": tpm,
     }  # fmt: skip
 
     async def work(client: Client) -> None:

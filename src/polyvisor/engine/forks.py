@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, replace
 
 from polyvisor.access.grants import permit, require
 from polyvisor.engine.instances import Asked, InstancesEngine, Until
-from polyvisor.engine.snapshots import SnapshotsEngine, require_disk
+from polyvisor.engine.snapshots import SnapshotsEngine, require_disk, require_no_tpm
 from polyvisor.model.face import Face, face
 from polyvisor.model.faults import Fault, Invalid, NotFound, WrongState
 from polyvisor.model.ids import InstanceId, SnapshotId
@@ -52,7 +52,8 @@ class ForksEngine:
 
         The source stands still for milliseconds and goes on. `wanted` may say what a create from a snapshot may. Both
         have the volumes that are only read, unless it is to be `without` some: then it is of the disk.
-        :raise WrongState: another volume can be written. :raise NotFound, Invalid, Exists, Busy, OverQuota:
+        :raise WrongState: another volume can be written. :raise Unsupported: it would have a TPM's secrets as well.
+        :raise NotFound, Invalid, Exists, Busy, OverQuota:
         """
         require(principal, Action.INSTANCE_CREATE)
         said = ("fork", key, kind, astuple(wanted), sorted(without))
@@ -66,6 +67,8 @@ class ForksEngine:
         shared = _shared(source, without)
         kind = kind or _kind(source, wanted, without)
         _check_memory(kind, wanted, without)
+        if kind is SnapshotKind.FULL:
+            require_no_tpm(source)
         if kind is SnapshotKind.DISK:
             wanted = replace(wanted, mounts=shared)
         name = wanted.name or f"{source.name[:50]}-{secrets.token_hex(4)}"

@@ -14,6 +14,7 @@ from polyvisor.model.spec import (
     DEFAULT_DISK,
     DEFAULT_GRACE,
     DEFAULT_MEMORY,
+    FIRST_TPM,
     CloudInit,
     Firmware,
     Overlay,
@@ -21,6 +22,7 @@ from polyvisor.model.spec import (
     RestartPolicy,
     Shape,
     Spec,
+    Tpm,
     check_env,
     check_spec,
     room_for,
@@ -94,6 +96,7 @@ def _common(wanted: Create) -> dict[str, Any]:
         "disk_rate": _or(wanted.disk_rate, Bytes(0)), "download_rate": _or(wanted.download_rate, Bytes(0)),
         "upload_rate": _or(wanted.upload_rate, Bytes(0)), "health": wanted.health,
         "displays": wanted.displays or (), "bridged": wanted.bridged or (),
+        "tpm": FIRST_TPM if wanted.tpm else Tpm(),
     }  # fmt: skip
 
 
@@ -109,7 +112,8 @@ def bare_spec(spec: Spec) -> Spec:
 def fork_spec(wanted: Create, snapshot: Snapshot) -> Spec:
     """The Spec of an instance that is made from a snapshot: the snapshot's own, and what may differ from it.
 
-    Host ports belong to the instance that the snapshot was taken of: here the same guest ports get free ones.
+    Host ports belong to the instance that the snapshot was taken of: here the same guest ports get free ones. So does
+    what a TPM remembers: a machine that has one gets one that remembers nothing.
     :raise Invalid: naming what the snapshot has decided already.
     """
     was = snapshot.spec
@@ -152,6 +156,7 @@ def _refuse_decided(wanted: Create) -> None:
         "cloud_init": wanted.cloud_init != CloudInit(),
         "displays": wanted.displays is not None,
         "nics": wanted.bridged is not None,
+        "tpm": wanted.tpm is not None,
         "blank": wanted.blank,
     }
     for field, said in given.items():

@@ -105,6 +105,7 @@ class SnapshotsEngine:
         if kind is SnapshotKind.FULL:
             admit_memory(face(instance))
             _require_read_only(instance)
+            require_no_tpm(instance)
         id = SnapshotId(mint())
         wanted = snapshot_compression(compression, instance.spec, self._packing)
         if kind is not SnapshotKind.FULL or transient or template:  # forks and templates are there to be quick
@@ -293,6 +294,15 @@ def _require_read_only(instance: Instance) -> None:
         if not mount.read_only:
             text = f"volumes: {mount.name} can be written, so a snapshot's memory would not fit it later; detach it"
             raise WrongState(text, field="volumes", subject=mount.volume)
+
+
+def require_no_tpm(instance: Instance) -> None:
+    """:raise Unsupported: what its devices are has the TPM's secrets in it, which are those of one machine."""
+    if instance.spec.has_tpm:
+        text = (
+            "tpm: a copy with memory would have its secrets as well; one of the disk (kind disk) gets a TPM of its own"
+        )
+        raise Unsupported(text, field="tpm")
 
 
 def _require_same_volumes(instance: Instance, snapshot: Snapshot) -> None:

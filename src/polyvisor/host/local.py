@@ -573,6 +573,7 @@ class LocalHost:
             log.warning("process %d runs a machine that no record knows (uuid %s); left alone", pid, uuid)
         folders = (InstanceId(folder.name) for folder in self._paths.instances.iterdir())
         running = {id for id in folders if machine_uuid(id) in strange}  # nor are its files taken away under it
+        await self._hypervisor.sweep(self._paths.instances, running | self._vms.keys() | self._deaf.keys())
         await self._storage.sweep(known | running, volumes, snapshots)
         await self._memory_files.sweep(known | running, running | self._vms.keys() | self._deaf.keys())
 

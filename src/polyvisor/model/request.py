@@ -57,3 +57,4 @@ class Create:
     parked: bool = False
     displays: tuple[Display, ...] | None = None
     bridged: tuple[str, ...] | None = None
+    tpm: bool | None = None

@@ -91,6 +91,19 @@ class Display:
 
 
 @dataclass(frozen=True, slots=True)
+class Tpm:
+    """A TPM 2.0. `id` names what it remembers: with another id it is another one, which remembers nothing; empty: there
+    is none. One that is not `enabled` remembers, and the machine is without it."""
+
+    id: str = ""
+    enabled: bool = True
+
+
+FIRST_TPM = Tpm("first")
+"""Of a machine that is made with one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reshape:
     """What is to be different about a machine from its next start on; None: as it is. `macs` are by NIC, the network's
     first where it has that, an empty one: ours."""
@@ -104,6 +117,7 @@ class Reshape:
     displays: tuple[Display, ...] | None = None
     cloud_init: CloudInit | None = field(default=None, repr=False)
     autostart: bool | None = None
+    tpm: Tpm | None = None
 
     def told(self) -> dict[str, Any]:
         """What is said, by name."""
@@ -153,6 +167,7 @@ class Spec:
     displays: tuple[Display, ...] = ()
     bridged: tuple[str, ...] = ()  # NICs of the host that it has one of its own on, beside its `network`
     macs: tuple[str, ...] = ()  # its NICs' addresses where they are not ours to choose, see `Reshape`
+    tpm: Tpm = Tpm()
     later: Reshape | None = None
 
     @property
@@ -164,6 +179,11 @@ class Spec:
     def own_disk(self) -> Bytes:
         """Bytes of its disk that are not kept for overlays."""
         return Bytes(self.disk - room_for(self.overlays))
+
+    @property
+    def has_tpm(self) -> bool:
+        """Whether there is one in its machine."""
+        return bool(self.tpm.id) and self.tpm.enabled
 
     @property
     def blank(self) -> bool:
@@ -199,6 +219,7 @@ DEFAULT_DISK = Bytes(10 * GIB)
 MAX_SEED_FILES = 32
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _SEED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TPM = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?")
 
@@ -226,6 +247,7 @@ def check_spec(spec: Spec) -> Spec:
     _check_displays(spec)
     _check_bridged(spec)
     _check_macs(spec.macs)
+    _check_tpm(spec)
     check_seed(spec.cloud_init)
     if spec.health is not None:
         check_health(spec.health, network=spec.network)
@@ -269,6 +291,13 @@ def _check_macs(macs: tuple[str, ...]) -> None:
     if any(not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1 for mac in given) or len(set(given)) != len(given):
         text = "macs: must be six pairs of hexadecimal digits with colons, none of them twice and no group's"
         raise Invalid(text, field="macs")
+
+
+def _check_tpm(spec: Spec) -> None:
+    if spec.tpm.id and spec.shape is not Shape.FULL:
+        raise Invalid("tpm: only machines with firmware have one", field="tpm")
+    if spec.tpm.id and not _TPM.fullmatch(spec.tpm.id):
+        raise Invalid("tpm: its id has 1 to 64 small letters, digits and '-'", field="tpm")
 
 
 def check_seed(wanted: CloudInit) -> None:

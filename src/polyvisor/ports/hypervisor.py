@@ -6,7 +6,7 @@ driver's own, with `TimedOut` or `Unavailable` when the machine does not answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -291,3 +291,6 @@ class Hypervisor(Protocol):
 
     def find(self) -> list[tuple[int, str]]:
         """(pid, uuid) of every process of this kind on the host, ours or not."""
+
+    async def sweep(self, instances: Path, running: Collection[str]) -> None:
+        """End what was left by machines of the directories below `instances` that are not `running` by their names."""

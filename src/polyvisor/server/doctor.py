@@ -36,6 +36,7 @@ _DEBIAN_TOOLS = {
     "grub-mkimage": "grub-common",
 }
 _INGRESS_TOOLS = {"caddy": "caddy"}
+_TPM_TOOLS = {"swtpm": "swtpm"}
 _BRIDGE_TOOLS = {"ip": "iproute2", "nft": "nftables", "dnsmasq": "dnsmasq-base", "conntrack": "conntrack"}
 _ANY_NIC = Address("02:00:00:00:00:01", "10.128.0.15", 24, "10.128.0.2", "10.128.0.3")
 
@@ -55,7 +56,7 @@ async def examine(config: Config) -> list[Finding]:
     bridge = config.network.mode == NetworkMode.BRIDGE
     findings = [await _accelerator(), _kvm_device(), _disk(config)]
     findings += [_tool(name, package, True) for name, package in _TOOLS.items()]
-    findings += [_tool(name, package, False) for name, package in (_DEBIAN_TOOLS | _INGRESS_TOOLS).items()]
+    findings += [_tool(name, package, False) for name, package in (_DEBIAN_TOOLS | _INGRESS_TOOLS | _TPM_TOOLS).items()]
     findings += [_tool(name, package, bridge) for name, package in _BRIDGE_TOOLS.items()]
     findings += [
         await _try("tap", _tap, bridge),

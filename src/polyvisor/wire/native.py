@@ -187,11 +187,11 @@ class CreateInstance(_Request):
 
     What is left out is the image's own word or a default (1 vCPU, a network, a grace of 30 seconds). From a snapshot it
     is what the snapshot's instance had, with host ports of its own; then `disk`, `shape`, `firmware`, `command`,
-    `entrypoint`, `cwd`, `user`, `network` and `cloud_init` are refused, and `vcpus`, `memory`, `env` and `volumes` too
-    where the snapshot has memory. `template` false: it boots, also where a template would spare it that. `compression`
-    is of its saved memory, in the background; `compression_delay` is how long after a standby that begins. The rates
-    are bytes a second, 0 without limit: of all its disks together, and of what comes to it and what it sends, which
-    only bridge mode can limit.
+    `entrypoint`, `cwd`, `user`, `network`, `tpm` and `cloud_init` are refused, and `vcpus`, `memory`, `env` and
+    `volumes` too where the snapshot has memory. `template` false: it boots, also where a template would spare it that.
+    `compression` is of its saved memory, in the background; `compression_delay` is how long after a standby that
+    begins. The rates are bytes a second, 0 without limit: of all its disks together, and of what comes to it and what
+    it sends, which only bridge mode can limit.
     """
 
     image: Annotated[Text, Field(min_length=1, max_length=512)] | None = None
@@ -229,6 +229,7 @@ class CreateInstance(_Request):
     blank: bool = False
     displays: Annotated[list[Display], Field(max_length=16)] | None = None
     nics: Annotated[list[Name], Field(max_length=8)] | None = None
+    tpm: bool | None = None
 
 
 class CreateTemplate(_Request):
@@ -533,6 +534,7 @@ class Instance(_Reply):
     health: HealthRequest | None
     displays: list[Display]
     nics: list[str]
+    tpm: bool
     host: str
     created: datetime
     started: datetime | None

@@ -67,6 +67,7 @@ def create_of(body: wire.CreateInstance, mounts: tuple[Mount, ...]) -> Create:
         standby=standby_of(body.standby),
         blank=body.blank,
         bridged=None if body.nics is None else tuple(body.nics),
+        tpm=body.tpm,
         displays=None
         if body.displays is None
         else tuple(Display(d.name, d.width, d.height, d.ppi) for d in body.displays),
@@ -228,6 +229,7 @@ def instance_to(instance: Instance) -> wire.Instance:
             wire.Display.model_construct(name=d.name, width=d.width, height=d.height, ppi=d.ppi) for d in spec.displays
         ],
         nics=list(spec.bridged),
+        tpm=spec.has_tpm,
         host=instance.host,
         created=instance.created,
         started=seen.booted if run else None,

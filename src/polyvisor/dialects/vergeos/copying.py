@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from polyvisor.dialects.kit.names import named
@@ -17,7 +17,7 @@ from polyvisor.dialects.vergeos import errors
 from polyvisor.dialects.vergeos.language.errors import Refusal
 from polyvisor.dialects.vergeos.resource import Call
 from polyvisor.dialects.vergeos.sources import COPY, DIALECT, Snap, Vm, data_of
-from polyvisor.dialects.vergeos.tables import cloudinit, drives, nics, plugging, vms
+from polyvisor.dialects.vergeos.tables import cloudinit, devices, drives, nics, plugging, vms
 from polyvisor.engine.instances import Until
 from polyvisor.model.faults import Exists, Fault, NotFound
 from polyvisor.model.foreign import Foreign, Row
@@ -44,11 +44,12 @@ class Content:
     nics: list[dict[str, Any]]
     files: list[dict[str, Any]]
     engine: str = ""
+    devices: list[dict[str, Any]] = field(default_factory=list)
 
     def kept(self) -> dict[str, Any]:
         """As a snapshot keeps it."""
         told = {"vm": self.vm, "shape": list(self.shape), "drives": self.drives, "nics": self.nics}
-        return {**told, "files": self.files, "engine": self.engine}
+        return {**told, "files": self.files, "engine": self.engine, "devices": self.devices}
 
 
 async def content_of(call: Call, vm: Vm) -> Content:
@@ -62,7 +63,8 @@ async def content_of(call: Call, vm: Vm) -> Content:
     ]
     places = [{**nic.kept, "row": nic.row.name} for nic in await call.world.nics() if nic.vm.key == vm.key]
     files = [data_of(row) for row in await call.core.rows.of(DIALECT, [cloudinit.KIND], [vm.row.name])]
-    return Content(dict(vm.kept), vm.shape, told, places, files)
+    others = [one.told for one in await call.world.devices() if one.vm.key == vm.key]
+    return Content(dict(vm.kept), vm.shape, told, places, files, devices=others)
 
 
 def _from_snapshot(snap: Snap) -> Content:
@@ -76,7 +78,9 @@ def _from_snapshot(snap: Snap) -> Content:
     told = [{**drive, "volume": drive.get("copy") or drive.get("volume", "")} for drive in kept["drives"]]
     cores, ram, uefi = kept["shape"]
     engine = str(kept.get("engine", ""))
-    return Content(kept["vm"], (cores, ram, uefi), told, kept["nics"], kept["files"], engine)
+    return Content(
+        kept["vm"], (cores, ram, uefi), told, kept["nics"], kept["files"], engine, kept.get("devices", [])
+    )  # fmt: skip
 
 
 async def copied(call: Call, vm: Vm, content: Content, kind: str = "") -> list[Volume]:
@@ -242,6 +246,8 @@ async def _furnish(
     await call.core.rows.add(call.principal, rows, Action.INSTANCE_ALTER)
     call.world.forget()
     (vm,) = await call.world.live()
+    if not keep_nics and content.devices:  # what its own remembers is no other VM's, and is not gone back to either
+        await devices.add(call, vm, content.devices[0], instead=True)
     if not keep_nics and vm.instance is not None and vm.instance.spec.blank:
         wanted = [{k: v for k, v in one.items() if k not in ("row", "mac")} for one in content.nics]
         if keep_macs:

@@ -7,6 +7,7 @@ is taken for the other is nobody's (vergeos.md §3.1). What only this API knows 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,6 +27,7 @@ from polyvisor.model.volume import Volume
 DIALECT = "vergeos"
 IMPORTS = "vm_imports"
 IMPORT_LOGS = "vm_import_logs"
+_DEVICES = uuid.UUID("6c0c7ae5-8d0f-5f0e-9d5b-2b7c5c0c2f11")
 COPY = "SNAPSHOT"
 """The kind of a volume that a snapshot keeps."""
 _RUNS = frozenset({Face.RUNNING, Face.PAUSING, Face.PAUSED, Face.STOPPING, Face.SUSPENDING, Face.LOST, Face.RESUMING})
@@ -224,6 +226,33 @@ class Nic(OfRow):
     def online(self) -> bool:
         """Whether a running machine has it."""
         return self.vm.runs and self.index is not None
+
+
+@dataclass(frozen=True)
+class Device(OfRow):
+    """A device of a VM beside drives and NICs: its TPM."""
+
+    vm: Vm
+
+    @property
+    def uuid(self) -> str:
+        """What it is known by outside; no two VMs have one in common, whatever they were made of."""
+        return str(uuid.uuid5(_DEVICES, self.row.name))
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What another one is made of that is to be like it."""
+        return {**self.kept, "enabled": self.enabled}
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the machine has it from its next start on."""
+        return self.vm.instance is not None and self.vm.instance.spec.then.has_tpm
+
+    @property
+    def online(self) -> bool:
+        """Whether a running machine has it."""
+        return self.vm.runs and self.vm.instance is not None and self.vm.instance.spec.has_tpm
 
 
 @dataclass(frozen=True)

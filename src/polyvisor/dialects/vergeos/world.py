@@ -15,6 +15,7 @@ from polyvisor.dialects.vergeos.samples import Samples
 from polyvisor.dialects.vergeos.sources import (
     COPY,
     DIALECT,
+    Device,
     Drive,
     File,
     Machine,
@@ -36,7 +37,7 @@ from polyvisor.model.snapshot import Snapshot
 from polyvisor.model.volume import DATA, Volume, VolumeState
 
 _MOST = 1_000_000
-_OF_VMS = ("vms", "machines", "machine_drives", "machine_nics", "machine_snapshots")
+_OF_VMS = ("vms", "machines", "machine_drives", "machine_nics", "machine_devices", "machine_snapshots")
 FOREIGN = "engine/"
 """How the rows of snapshots begin that another dialect took."""
 DEFAULT_NET = "Internal"
@@ -297,6 +298,25 @@ class World:
             keys = {net.host_nic: net.key for net in await self.nets()}
             self._made["nics"] = [nic for vm in live for nic in _nics_of(vm, by_id[vm.row.name], keys)]
         found: Sequence[Nic] = self._made["nics"]
+        return found
+
+    async def devices(self) -> Sequence[Device]:
+        """Of VMs that are there. The row of a TPM that was taken out tells of nothing any more."""
+        if "devices" not in self._made:
+            there = {}
+            for vm in await self.live():
+                assert vm.instance is not None
+                if vm.instance.spec.then.tpm.id:
+                    there[f"{vm.instance.id}/{vm.instance.spec.then.tpm.id}"] = vm
+            known = await self.named("machine_devices")
+            told = json.dumps({"name": "device_0"})
+            await self.ensure(
+                [Row(DIALECT, "machine_devices", name, vm.project, vm.row.name, told)
+                 for name, vm in there.items() if name not in known]
+            )  # fmt: skip
+            rows = await self.rows("machine_devices")
+            self._made["devices"] = [Device(row, there[row.name]) for row in rows if row.name in there]
+        found: Sequence[Device] = self._made["devices"]
         return found
 
     # -- the host ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from polyvisor.host.hypervisor.qemu.probe import Accelerator
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import Digest, InstanceId, ProjectId
 from polyvisor.model.instance import Address, Bus
-from polyvisor.model.spec import Display, Firmware, Shape, Spec
+from polyvisor.model.spec import FIRST_TPM, Display, Firmware, Shape, Spec
 from polyvisor.model.units import GIB, MIB, Bytes
 from polyvisor.ports.hypervisor import BridgedNic, DiskFile, Layout, Machine, Memory, TapNic, UserNic
 
@@ -76,6 +76,12 @@ def blank(firmware: Firmware, *disks: DiskFile) -> Machine:
     return Machine(blueprint, Path("/n"), tuple(replace(disk, boot=True) for disk in disks), None, bridged=BRIDGES)
 
 
+def with_tpm(machine: Machine) -> Machine:
+    """That machine with a TPM."""
+    spec = replace(machine.blueprint.spec, tpm=FIRST_TPM)
+    return replace(machine, blueprint=replace(machine.blueprint, spec=spec))
+
+
 def _blueprint(id: str, shape: Shape, firmware: Firmware, address: Address | None, **fields: Any) -> Blueprint:
     spec = Spec(Digest("sha256:0"), "image", shape, firmware, 1, Bytes(256 * MIB), Bytes(GIB))
     return Blueprint(InstanceId(id), 7, ProjectId("p"), "name", replace(spec, **fields), address)
@@ -108,6 +114,7 @@ CASES: dict[str, Case] = {
     "uefi-alone": (full(Firmware.UEFI, None, None), TCG),
     "uefi-user-volumes": (full(Firmware.UEFI, FORWARDS, ADDRESS, *VOLUMES), KVM),
     "uefi-blank": (blank(Firmware.UEFI, replace(VOLUMES[1], bus=Bus.USB), VOLUMES[0]), TCG),
+    "uefi-tpm": (with_tpm(blank(Firmware.UEFI)), TCG),
     "uefi-tap": (full(Firmware.UEFI, TAP, BRIDGED), TCG),
 }
 
@@ -116,7 +123,7 @@ def command_line(case: Case) -> str:
     """One word a line; descriptors are counted from 100 in the order in which the driver opens them."""
     machine, facts = case
     keys = [file.key for file in files(machine, facts)] + ["qmp", "console-socket", "agent", "tap", "net", "memory"]
-    keys += [f"bridged{index}" for index in range(len(machine.bridged))]
+    keys += [*(f"bridged{index}" for index in range(len(machine.bridged))), "tpm"]
     return "\n".join(argv(machine, facts, {key: 100 + index for index, key in enumerate(keys)})) + "\n"
 
 

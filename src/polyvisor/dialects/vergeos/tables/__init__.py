@@ -10,6 +10,7 @@ from polyvisor.dialects.vergeos.resource import Resource
 from polyvisor.dialects.vergeos.tables import (
     actions,
     cloudinit,
+    devices,
     drives,
     empty,
     files,
@@ -42,6 +43,7 @@ RESOURCES: Mapping[str, Resource] = {
         *actions.RESOURCES,
         *drives.RESOURCES,
         *nics.RESOURCES,
+        *devices.RESOURCES,
         *snapshots.RESOURCES,
         *profiles.RESOURCES,
         *files.RESOURCES,

@@ -14,7 +14,7 @@ _NAMES = """
     alarm_history alarms auth_source_states auth_sources billing catalog_logs catalog_repositories
     catalog_repository_logs catalog_repository_status catalogs certificates cloud_snapshot_tenants
     cloud_snapshot_vms cloud_snapshots cluster_tier_stats cluster_tier_stats_history_long
-    cluster_tier_stats_history_short cluster_tier_status cluster_tiers licenses machine_device_status machine_devices
+    cluster_tier_stats_history_short cluster_tier_status cluster_tiers licenses
     machine_drive_phys machine_nic_fabric_status node_drivers node_gpu_instances node_gpu_stats node_gpus
     node_host_gpu_devices node_lldp_neighbors node_memory node_nvidia_vgpu_devices node_nvidia_vgpu_profiles
     node_pci_devices node_queries node_sriov_nic_devices node_usb_devices nvidia_vgpu_profiles

@@ -303,7 +303,7 @@ class FakeHypervisor:
     name = "fake"
     version = "1"
     accelerator = "none"
-    abilities = frozenset({"micro", "bios", "uefi", "hotplug", "memory", "balloon"})
+    abilities = frozenset({"micro", "bios", "uefi", "hotplug", "memory", "balloon", "tpm"})
     cpu = Cpu("none")
 
     def __init__(self, instances: Path, knob: Knob | None = None, boot_id: str = "") -> None:
@@ -315,10 +315,12 @@ class FakeHypervisor:
 
     def machine(self, spec: Spec) -> str:
         """See Hypervisor."""
-        return f"fake {spec.shape}"
+        return f"fake {spec.shape}" + (" tpm" if spec.has_tpm else "")
 
     def check(self, blueprint: Blueprint) -> None:
         """See Hypervisor."""
+        if blueprint.spec.tpm.id and "tpm" not in self.abilities:
+            raise Unsupported("tpm: swtpm is not installed here (Debian: swtpm)", field="tpm")
 
     async def launch(self, machine: Machine) -> FakeVm:
         """See Hypervisor."""
@@ -363,3 +365,6 @@ class FakeHypervisor:
         """See Hypervisor."""
         seen = (read_facts(file, self._boot_id) for file in self._instances.glob(f"*/{_FILE}"))
         return [(int(facts["pid"]), str(facts["uuid"])) for facts in seen if facts is not None]
+
+    async def sweep(self, instances: Path, running: Collection[str]) -> None:
+        """See Hypervisor. Its machines have nothing beside them."""

@@ -43,6 +43,7 @@ class Facts:
     tsc_khz: int = 0
     guest_cpu: Cpu = Cpu("")
     discard: Path | None = None  # without it no machine has a balloon
+    tpm: bool = False  # whether one can be made
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Sets:
 
 def argv(machine: Machine, facts: Facts, fds: Mapping[str, int], *, restoring: bool = False) -> list[str]:
     """The whole command line. `fds` holds `qmp`, `agent`, `console-socket`, `tap` or `net`, every key of `files`, and
-    `memory` where there is such a file."""
+    `memory` and `tpm` where there is such a thing."""
     spec = machine.blueprint.spec
     sets = Sets(fds)
     opened = [f.key for f in files(machine, facts) if f.key not in ("kernel", "initrd", "config")]
@@ -131,7 +132,7 @@ def argv(machine: Machine, facts: Facts, fds: Mapping[str, int], *, restoring: b
         slot = layout.taken[disk.serial]
         place = f"id={plug_of(slot, disk.serial)},bus={port_of(slot)}"
         line += _disk(disk, sets, place + _boot_order(machine, disk))
-    return [*line, *_usb(machine, sets), *_screen(machine)]
+    return [*line, *_usb(machine, sets), *_screen(machine), *_tpm(machine, sets)]
 
 
 def _boot_order(machine: Machine, disk: DiskFile) -> str:
@@ -157,6 +158,17 @@ def _screen(machine: Machine) -> list[str]:
         return []
     size = f"xres={displays[0].width},yres={displays[0].height}"
     return ["-device", f"VGA,id={SCREEN},edid=on,{size}", "-vnc", "none"]
+
+
+def _tpm(machine: Machine, sets: Sets) -> list[str]:
+    """TIS and not CRB, whose buffer is memory of its own and so is not in what is saved: an answer that the guest has
+    not read yet would be lost. Who knows the one knows the other."""
+    if not machine.blueprint.spec.has_tpm:
+        return []
+    return [
+        "-chardev", f"socket,id=tpm,fd={sets.fd('tpm')}", "-tpmdev", "emulator,id=tpm0,chardev=tpm",
+        "-device", "tpm-tis,tpmdev=tpm0",
+    ]  # fmt: skip
 
 
 def _usual(shape: Shape, volumes: Sequence[DiskFile], *, balloon: bool) -> Layout:

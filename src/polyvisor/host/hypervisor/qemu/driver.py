@@ -7,10 +7,11 @@ import contextlib
 import os
 import shutil
 import socket
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from polyvisor.host.hypervisor.qemu import discard
+from polyvisor.host.hypervisor.qemu import discard, tpm
 from polyvisor.host.hypervisor.qemu.argv import FULL, MICRO, Facts, argv, files
 from polyvisor.host.hypervisor.qemu.cpu import cpu_of
 from polyvisor.host.hypervisor.qemu.live import QemuVm
@@ -63,7 +64,7 @@ async def open_qemu(folder: Path | None = None) -> Qemu:
     tsc = await asyncio.to_thread(measure_khz) if accelerator.name == "tcg" else 0
     cpu = cpu_of(accelerator, tsc)
     library = None if folder is None else await discard.build(folder)
-    return Qemu(Facts(binary, version, accelerator, code, variables, tsc, cpu, library))
+    return Qemu(Facts(binary, version, accelerator, code, variables, tsc, cpu, library, tpm.is_installed()))
 
 
 class Qemu:
@@ -78,17 +79,19 @@ class Qemu:
         self.cpu = facts.guest_cpu
         self.refused = facts.accelerator.refused
         can = {"micro": True, "bios": True, "hotplug": True, "memory": True}
-        can |= {"uefi": facts.ovmf_code is not None, "balloon": facts.discard is not None}
+        can |= {"uefi": facts.ovmf_code is not None, "balloon": facts.discard is not None, "tpm": facts.tpm}
         self.abilities = frozenset(name for name, able in can.items() if able)
 
     def machine(self, spec: Spec) -> str:
         """See Hypervisor. Its version is QEMU's own."""
-        return MICRO if spec.shape is Shape.MICRO else f"{FULL} {spec.firmware}"
+        full = f"{FULL} {spec.firmware}" + (" tpm" if spec.has_tpm else "")
+        return MICRO if spec.shape is Shape.MICRO else full
 
     def check(self, blueprint: Blueprint) -> None:
         """See Hypervisor."""
         if blueprint.spec.firmware is Firmware.UEFI and "uefi" not in self.abilities:
             raise Unsupported("firmware: UEFI is not installed here (Debian: ovmf)", field="firmware")
+        tpm.require(blueprint.spec, able=self.facts.tpm)
 
     async def launch(self, machine: Machine) -> QemuVm:
         """See Hypervisor."""
@@ -110,6 +113,7 @@ class Qemu:
         return vm
 
     async def _start(self, machine: Machine, *, restoring: bool) -> QemuVm:
+        tpm.require(machine.blueprint.spec, able=self.facts.tpm)
         uid = uid_of(machine.blueprint.number) if os.geteuid() == 0 else None
         with _Handles() as handles:
             fds = handles.open(machine, self.facts, uid)
@@ -119,6 +123,12 @@ class Qemu:
             try:
                 process = await start(line, fds=sorted(fds.values()), log=log, uid=uid, env=handles.environment)
             except BaseException:
+                await _ended(joined)
+                raise
+            try:
+                helper = await handles.tpm(machine, log, uid)
+            except BaseException:
+                await process.kill()
                 await _ended(joined)
                 raise
         record = record_of(
@@ -132,9 +142,11 @@ class Qemu:
             await joined
         except BaseException:
             await process.kill()
+            await tpm.end(machine.directory)
             await _ended(joined)
             raise
         vm = QemuVm(machine.directory, machine.blueprint.spec, record, process, qmp)
+        vm.helper = helper
         try:
             await vm.throttle()
         except BaseException:
@@ -194,6 +206,10 @@ class Qemu:
         """See Hypervisor."""
         return find_all()
 
+    async def sweep(self, instances: Path, running: Collection[str]) -> None:
+        """See Hypervisor."""
+        await tpm.sweep(instances, running)
+
 
 async def _ended(joined: asyncio.Future[None]) -> None:
     joined.cancel()
@@ -212,6 +228,7 @@ class _Handles:
     def __init__(self) -> None:
         self._fds: list[int] = []
         self._sockets: list[socket.socket] = []
+        self._tpm: socket.socket | None = None  # the end that is not the hypervisor's
         self.environment: dict[str, str] = {}
 
     def __enter__(self) -> _Handles:
@@ -242,6 +259,10 @@ class _Handles:
             sock = listen_unix(machine.directory / name)
             self._sockets.append(sock)
             found[key] = sock.fileno()
+        if machine.blueprint.spec.has_tpm:
+            ours, self._tpm = socket.socketpair()
+            self._sockets += [ours, self._tpm]
+            found["tpm"] = ours.fileno()
         if isinstance(machine.nic, TapNic):
             tap = open_tap(machine.nic.device) if machine.nic.fd is None else os.dup(machine.nic.fd)
             self._fds.append(tap)
@@ -274,6 +295,12 @@ class _Handles:
         done = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
+
+    async def tpm(self, machine: Machine, log: int, uid: int | None) -> Process | None:
+        """What the hypervisor asks for a TPM's answers as soon as it is there; None: it has none."""
+        if self._tpm is None:
+            return None
+        return await tpm.begin(machine.directory, machine.blueprint.spec, self._tpm.fileno(), log=log, uid=uid)
 
     def log(self, machine: Machine) -> int:
         """Where the process's own words go."""

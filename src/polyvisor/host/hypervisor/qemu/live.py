@@ -18,7 +18,7 @@ from typing import Any
 from polyvisor.host.console import follow_file
 from polyvisor.host.durable import full
 from polyvisor.host.guest.agent import Agent
-from polyvisor.host.hypervisor.qemu import netplug, ram, screen
+from polyvisor.host.hypervisor.qemu import netplug, ram, screen, tpm
 from polyvisor.host.hypervisor.qemu.argv import (
     BALLOON,
     SCREEN,
@@ -87,7 +87,9 @@ class QemuVm:
         self._directory = directory
         self._shape = spec.shape
         self._rate = spec.disk_rate
+        self._has_tpm = spec.has_tpm
         self._process = process
+        self.helper: Process | None = None  # its TPM, where that is a child of ours, which nobody else would wait for
         self._qmp = qmp
         self._agent: Agent | None = None
         self._keys: Keyboard | None = None
@@ -139,6 +141,7 @@ class QemuVm:
         """See LiveVm."""
         await self._drop_agent()
         await self._process.kill()
+        await tpm.end(self._directory)
         await self.close()
 
     async def pause(self) -> None:
@@ -169,6 +172,8 @@ class QemuVm:
         taken, slots = _plugged(names)
         if any(serial.startswith(netplug.MARK) for serial in taken):
             raise Unsupported("a machine with a NIC that came while it ran cannot be saved until it was off")
+        if self._has_tpm:
+            await tpm.require_alive(self._directory)
         fd = os.open(devices, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             await (await self._monitor_now()).give(fd, _SAVE_FDSET)
@@ -488,6 +493,8 @@ class QemuVm:
         if self._keys is not None:
             await self._keys.close()
         self._process.let_go()
+        if self.helper is not None:
+            self.helper.let_go()
         qmp, self._qmp = self._qmp, None
         if qmp is not None:
             await qmp.close()
