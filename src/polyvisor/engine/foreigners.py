@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from polyvisor.access.grants import scope
 from polyvisor.model.foreign import Foreign
-from polyvisor.model.ids import ProjectId
-from polyvisor.model.principal import Principal
+from polyvisor.model.ids import InstanceId, ProjectId
+from polyvisor.model.principal import Action, Principal
 from polyvisor.ports.store import Store
+
+_MOST = 10_000  # projects that have one of the same name
 
 
 class ForeignersEngine:
@@ -22,6 +25,14 @@ class ForeignersEngine:
             own = await unit.foreigners.find([principal.project], dialect, kind, alias)
             seen = None if principal.operator else principal.reach
             return own or await unit.foreigners.find(seen, dialect, kind, alias)
+
+    async def called(self, principal: Principal, dialect: str, kind: str, name: str) -> Collection[InstanceId]:
+        """The instances that the caller sees and whose name or alias that is: a project has one of each at most."""
+        seen = scope(principal, Action.INSTANCE_VIEW)
+        async with self._store.read() as unit:
+            named = (await unit.instances.page(seen, None, _MOST, name=name)).items
+            aliases = await unit.foreigners.find(seen, dialect, kind, name)
+        return {*(one.id for one in named), *map(InstanceId, aliases)}
 
     async def aliases(self, dialect: str, kind: str, subjects: Sequence[str]) -> Mapping[str, str]:
         """The aliases of things that the caller has found already."""

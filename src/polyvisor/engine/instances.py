@@ -295,11 +295,6 @@ class InstancesEngine:
         async with self._store.read() as unit:
             return await unit.instances.page(seen, cursor, limit, labels, prefix)
 
-    async def called(self, principal: Principal, name: str) -> Sequence[Instance]:
-        """Those of that name: a project has one at most, and the caller may see into several."""
-        async with self._store.read() as unit:
-            return (await unit.instances.page(scope(principal, Action.INSTANCE_VIEW), None, 10_000, name=name)).items
-
     async def operation(self, principal: Principal, id: str) -> Operation:
         """:raise NotFound:"""
         async with self._store.read() as unit:

@@ -78,8 +78,7 @@ class World:
 
     async def called(self, name: str) -> Sequence[Vm]:
         """The VMs of that name, among all that the caller sees."""
-        ids = {one.id for one in await self.core.instances.called(self.principal, name)}
-        ids |= {InstanceId(id) for id in await self.core.foreigners.find(self.principal, DIALECT, "vm", name)}
+        ids = await self.core.foreigners.called(self.principal, DIALECT, "vm", name)
         return [vm for vm in await self.about(ids).live() if vm.name == name]
 
     # -- what is read ------------------------------------------------------------------------------------------------
