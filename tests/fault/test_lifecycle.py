@@ -196,6 +196,19 @@ async def test_autostart_starts_what_is_wanted_and_one_that_cannot_does_not_stop
         await world.phase(id, Phase.RUNNING)
 
 
+async def test_what_rests_starts_with_the_server_only_after_its_first_start(world: World) -> None:
+    wanted = {"power": Power.OFF, "autostart": True}
+    resting, other = await world.create(**wanted, resting=True), await world.create(**wanted)
+    asked = await world.engine.power.autostart(SYSTEM)
+    assert [one.instance.id for one in asked] == [other]
+    await world.ask(world.engine.power.start(ROOT, resting))
+    world.vm(resting).set(Sight.ENDED)
+    await world.phase(resting, Phase.STOPPED)
+    await world.again()
+    assert [one.instance.id for one in await world.engine.power.autostart(SYSTEM)] == [resting]
+    await world.phase(resting, Phase.RUNNING)
+
+
 async def test_a_launch_whose_record_was_never_saved_is_adopted(world: World) -> None:
     world.traps.append(Trap("after", StepName.LAUNCH, Crash()))
     asked = await world.engine.instances.create(ROOT, world.wanted())

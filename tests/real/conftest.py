@@ -14,6 +14,7 @@ from polyvisor.wire.native import PullProgress
 from real.guests import Guests
 from real.registries import registry_in
 from real.upstream import Machines, machines_of
+from real.verges import Verge
 from serving import Server, await_gone
 from serving import machines_of as processes_of
 
@@ -91,6 +92,23 @@ async def machines(base: Server) -> AsyncIterator[Machines]:
     """Instances by upstream's client of the Hypeman dialect, that are gone after the test."""
     async with machines_of(base) as made:
         yield made
+
+
+@pytest.fixture
+def verge(base: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Verge]:
+    """The administrator's; what a test has made is gone after it."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # with either, its `verify_ssl=False` is not heard
+        monkeypatch.delenv(name, raising=False)
+    made = Verge(base)
+    before = {vm.key for vm in made.sdk.vms.list()}
+    yield made
+    for vm in made.sdk.vms.list():
+        if vm.key not in before:
+            if vm.is_running or vm.get("status") not in ("stopped", "error"):
+                vm.power_off(force=True)
+                made.until(vm, "stopped")
+            made.sdk.vms.delete(vm.key)
+    made.sdk.disconnect()
 
 
 @pytest.fixture

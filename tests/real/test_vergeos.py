@@ -9,16 +9,18 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from pyvergeos import VergeClient
-from pyvergeos.exceptions import ConflictError
+from pyvergeos.exceptions import APIError, ConflictError, NotFoundError
 
 from real.systems import system
 from real.test_velocity import BUTTON, VIRTIO
+from real.verges import Verge, eventually, sector
 from serving import Server
 
 GIB = 2**30
@@ -34,62 +36,6 @@ done
 wait
 """
 MODULES = (*(f"drivers/virtio/{name}" for name in VIRTIO), "drivers/block/virtio_blk", *BUTTON)
-
-
-class Verge:
-    """Upstream's client of one server, and what a test wants to know beside it."""
-
-    def __init__(self, server: Server) -> None:
-        told = json.loads((server.data / "bootstrap.json").read_text())
-        self.server = server
-        self.url = str(told["tls_url"])
-        self.key = str(told["api_key"])
-        self.password = str(told["admin"]["password"])
-        self.sdk = VergeClient(
-            host=self.url.removeprefix("https://"), username=told["admin"]["username"], password=self.password,
-            verify_ssl=False,
-        )  # fmt: skip
-
-    def vm(self, **more: Any) -> Any:
-        """A new VM."""
-        return self.sdk.vms.create(**{"name": "v" + uuid.uuid4().hex[:10], "ram": 512, "cpu_cores": 1, **more})
-
-    def until(self, vm: Any, word: str, limit: float = 30) -> Any:
-        """The VM once it is that."""
-        return eventually(lambda: now if (now := vm.refresh()).get("status") == word else None, limit)
-
-    def volume(self, drive: Any) -> Path:
-        """The file behind a drive, which is the only new one of its size."""
-        files = [
-            one for one in (self.server.data / "volumes").glob("*.raw") if one.stat().st_size == drive.get("disksize")
-        ]
-        return max(files, key=lambda one: one.stat().st_mtime)
-
-
-def eventually(look: Callable[[], Any], limit: float) -> Any:
-    """What `look` finds, as soon as it finds something."""
-    end = time.monotonic() + limit
-    while not (found := look()):
-        assert time.monotonic() < end, "it does not come to that"
-        time.sleep(0.1)
-    return found
-
-
-@pytest.fixture
-def verge(base: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Verge]:
-    """The administrator's; what a test has made is gone after it."""
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # with either, its `verify_ssl=False` is not heard
-        monkeypatch.delenv(name, raising=False)
-    made = Verge(base)
-    before = {vm.key for vm in made.sdk.vms.list()}
-    yield made
-    for vm in made.sdk.vms.list():
-        if vm.key not in before:
-            if vm.is_running or vm.get("status") not in ("stopped", "error"):
-                vm.power_off(force=True)
-                made.until(vm, "stopped")
-            made.sdk.vms.delete(vm.key)
-    made.sdk.disconnect()
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +54,6 @@ def furnished(verge: Verge, medium: bytes, **more: Any) -> tuple[Any, Path]:
     disk = vm.drives.create(size_gb=1, name="disk")
     vm.drives.create(name="cd", media="cdrom", media_source=iso.key)
     return vm, verge.volume(disk)
-
-
-def sector(disk: Path, number: int) -> str:
-    """The text in a sector of a disk."""
-    with disk.open("rb") as file:
-        file.seek(number * 512)
-        return file.read(512).rstrip(b"\0 ").decode()
 
 
 def boots(disk: Path) -> int:
@@ -200,6 +139,66 @@ def test_parts_come_to_a_running_vm_and_it_hibernates(verge: Verge, counting: by
     vm.power_on()
     eventually(lambda: boots(disk) == 2, 90)
     assert vm.machine_status.get().running_ram == 1024
+
+
+def test_what_is_refused_is_an_error_of_the_clients_and_leaves_nothing(verge: Verge) -> None:
+    vm = verge.vm(cpu_cores=200)
+    with pytest.raises(APIError, match="Insufficient cluster resources to start VM") as caught:
+        vm.power_on()
+    assert caught.value.status_code == 507
+    with pytest.raises(ConflictError, match="not running"):
+        vm.hotplug_drive(name="hot", size=GIB, interface="virtio-scsi", tier=1)
+    assert vm.drives.list() == []
+    verge.sdk.vms.delete(vm.key)
+    for lost in (vm.power_on, vm.refresh):
+        with pytest.raises(NotFoundError):
+            lost()
+
+
+def test_a_killed_server_leaves_whole_vms(another: Callable[..., Server]) -> None:
+    server = another()
+    receipts: list[Any] = []
+    for _ in range(2):
+        with _caller(server) as http, ThreadPoolExecutor(8) as threads:
+            asked = [threads.submit(_made, http) for _ in range(32)]
+            while sum(one.done() for one in asked) <= 8:
+                time.sleep(0.01)
+            server.kill()
+        receipts += [one.result() for one in asked]
+        server.start()
+    with _caller(server) as http:
+        fields = "$key,name,machine,machine#status#status as status"
+        rows = {row["$key"]: row for row in http.get("/vms", params={"fields": fields}).json()}
+        for made in filter(None, receipts):  # whoever was answered has what he was told
+            assert str(rows[int(made["$key"])]["machine"]) == made["response"]["machine"]
+        assert {row["status"] for row in rows.values()} == {"stopped"}
+        machines = http.get("/machines", params={"fields": "$key", "filter": "type eq 'vm'"}).json()
+        assert {row["$key"] for row in machines} == {row["machine"] for row in rows.values()}
+        owners = {row["owner"] for row in http.get("/cloudinit_files", params={"fields": "owner"}).json()}
+        assert owners <= {f"vms/{key}" for key in rows}
+        for key, row in rows.items():
+            assert http.post("/vms", json={"name": row["name"]}).status_code == 422
+            assert http.delete(f"/vms/{key}").status_code == 200
+        for table in ("vms", "cloudinit_files"):
+            assert http.get(f"/{table}").json() == []
+
+
+def _caller(server: Server) -> httpx.Client:
+    """The administrator's calls, without a client library that would ask again."""
+    headers = {"Authorization": f"Bearer {server.facts['api_key']}"}
+    return httpx.Client(base_url=f"{server.facts['url']}/api/v4", headers=headers, trust_env=False, timeout=60)
+
+
+def _made(http: httpx.Client) -> Any:
+    """The receipt of a new VM with a file; none from a server that is killed."""
+    files = [{"name": "/user-data", "contents": "#cloud-config"}]
+    body = {"name": "k" + uuid.uuid4().hex[:10], "cloudinit_datasource": "nocloud", "cloudinit_files": files}
+    try:
+        answer = http.post("/vms", json=body)
+    except httpx.TransportError:
+        return None
+    assert answer.status_code == 201, answer.text
+    return answer.json()
 
 
 def test_upstreams_command_line_drives_a_vm(verge: Verge, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import polyvisor
-from real.test_vergeos import Verge
+from real.verges import Verge
 from serving import Server
 
 PINNED = "pyvergeos==1.7.1 --hash=sha256:03b716890c41142d83fd6efa37788ddbb5966bfcf75f88fa27c8a0973e268a2d\n"

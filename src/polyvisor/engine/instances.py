@@ -208,10 +208,11 @@ class InstancesEngine:
         now = self._clock()
         id = InstanceId(mint())
         expires = None if wanted.lifetime is None else now + timedelta(seconds=wanted.lifetime)
+        wishes = 2 if wanted.resting else 1
         return Instance(
             id=id, number=0, project=principal.project, name=name or id, spec=spec,
-            intent=Intent(wanted.power, expires=expires, grace=spec.grace), observed=Observed(since=now, staged=now),
-            host=self._host.id, created=now, mounts=wanted.mounts,
+            intent=Intent(wanted.power, generation=wishes, expires=expires, grace=spec.grace),
+            observed=Observed(since=now, staged=now), host=self._host.id, created=now, mounts=wanted.mounts,
         )  # fmt: skip
 
     async def _admit(self, unit: Unit, principal: Principal, instance: Instance) -> None:

@@ -18,6 +18,7 @@ class Create:
     """Made from an image or from a snapshot; `blank`: of neither, a machine that boots from its mounts. Every other
     field has a meaning when left out: the word of what it is made from, or a default. `foreign` is what the caller's
     dialect keeps with it. `parked`: it is to be off, so whether a host has room for it is asked when it is started.
+    `resting`: that it is off is its owner's wish, too, so before its first start it does not start with the server.
     """
 
     image: str = ""
@@ -55,6 +56,7 @@ class Create:
     foreign: Foreign | None = None
     blank: bool = False
     parked: bool = False
+    resting: bool = False
     displays: tuple[Display, ...] | None = None
     bridged: tuple[str, ...] | None = None
     tpm: bool | None = None

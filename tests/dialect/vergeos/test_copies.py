@@ -116,6 +116,8 @@ async def test_a_clone_is_another_vm(served: Served, api: Api) -> None:
     assert (told["name"], told["description"], told["cpu_cores"], told["uefi"]) == (name, "d", 3, True)
     assert (told["created_from"], str(told["machine"])) == ("clone", made["machinekey"])
     assert told["uuid"] != uuid
+    status = await api.get(f"machine_status/{made['machinestatuskey']}", fields="powerstate,status")
+    assert status == {"powerstate": False, "status": "stopped"}
     file = await volume_of(served, await only_drive(api, told["machine"]))
     assert file.read_bytes() == (await volume_of(served, drive)).read_bytes()
     assert file != await volume_of(served, drive)

@@ -53,6 +53,9 @@ async def test_of_a_group_each_member_may_just_that_and_at_once_no_more(api: Api
     assert vm.key in [row["$key"] for row in await one.api.get("vms", fields="$key")]
     await one.api.refused(403, "Denied", "PUT", f"vms/{vm.key}", {"ram": 1024})
     await one.api.refused(403, "Denied", "POST", "vms", {"name": fresh("vm"), "ram": 512})
+    for action in ("poweron", "clone", "snapshot"):
+        await one.api.refused(403, "Denied", "POST", "vm_actions", {"vm": vm.key, "action": action})
+    assert await api.status(vm) == "stopped"
     await api.put(f"permissions/{key}", modify=True)
     await one.api.put(f"vms/{vm.key}", ram=1024)
     await one.api.refused(403, "Denied", "DELETE", f"vms/{vm.key}")

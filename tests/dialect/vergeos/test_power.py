@@ -12,6 +12,10 @@ from polyvisor.model.ids import InstanceId
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 FIELDS = "powerstate,running,status"
+MOST = """
+$key machine running migratable node migrated_node migration_destination started local_time status status_info state
+powerstate last_update running_cores running_ram agent_version agent_features agent_guest_info
+"""
 
 
 async def test_power_on_takes_the_guides_own_body(api: Api) -> None:
@@ -21,6 +25,14 @@ async def test_power_on_takes_the_guides_own_body(api: Api) -> None:
     await api.until(vm, "running")
     told = await api.get(f"machine_status/{vm.machine}", fields=FIELDS)
     assert told == {"powerstate": True, "running": True, "status": "running"}
+    assert told["powerstate"] is True  # the guide's waiter compares it with that
+    (node,) = await api.get("nodes", fields="$key,name")
+    told = await api.get(f"machine_status/{vm.machine}", fields="powerstate,status,node")
+    assert told == {"powerstate": True, "status": "running", "node": node["$key"]}
+    (row,) = await api.get("machine_status", filter=f"machine eq {vm.machine}", limit=1, fields="all,node#name as name")
+    assert (row["$key"], row["state"], row["name"]) == (vm.machine, "online", node["name"])
+    told = await api.get(f"vms/{vm.key}", fields="machine#status#node as node_key,machine#status#running as running")
+    assert told == {"node_key": node["$key"], "running": True}
 
 
 async def test_the_status_of_one_that_is_off_keeps_its_size_and_last_start(api: Api) -> None:
@@ -30,6 +42,7 @@ async def test_the_status_of_one_that_is_off_keeps_its_size_and_last_start(api: 
     await api.act(vm, "kill")
     await api.until(vm, "stopped")
     told = await api.get(f"machine_status/{vm.machine}", fields="most")
+    assert set(MOST.split()) <= set(told)
     assert {key: told[key] for key in ("running", "node", "status", "state", "powerstate")} == {
         "running": False, "node": None, "status": "stopped", "state": "offline", "powerstate": False,
     }  # fmt: skip

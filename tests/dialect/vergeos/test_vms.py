@@ -56,7 +56,8 @@ async def test_lists_are_what_clients_ask_for(api: Api) -> None:
     mine = next(row for row in rows if row["$key"] == vm.key)
     assert len(mine) == 23
     assert (mine["running"], mine["status"], mine["node_key"], mine["node_name"]) == (False, "stopped", None, None)
-    assert mine["cluster_name"]
+    (cluster,) = await api.get("clusters", fields="$key,name")
+    assert (mine["cluster_key"], mine["cluster_name"]) == (cluster["$key"], cluster["name"])
     assert not any(row["is_snapshot"] for row in rows)
     assert any(row["is_snapshot"] for row in await api.get("vms", fields="is_snapshot"))
     named = await api.get("vms", filter=f"(name eq '{vm.name}') and is_snapshot eq false", fields="$key", limit=1)

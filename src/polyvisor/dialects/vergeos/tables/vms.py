@@ -151,10 +151,11 @@ def wanted(values: dict[str, Any], *, creator: str, now: int) -> Create:
     rest = {name: value for name, value in values.items() if name not in _ENGINES}
     remember = {**rest, "creator": creator, "modified": now, "managed": True}
     name, foreign = named(DIALECT, values["name"], "vm", **remember)
+    after = values.get("on_power_loss", "last_state")
     return Create(
         blank=True, parked=True, name=name, vcpus=values["cpu_cores"], memory=Bytes(values["ram"] * MIB),
         firmware=Firmware.UEFI if values["uefi"] else Firmware.BIOS, network=False, power=Power.OFF, grace=GRACE,
-        autostart=values.get("on_power_loss", "last_state") != "leave_off",
+        autostart=after != "leave_off", resting=after == "last_state",
         displays=() if values["video"] == "none" else _DISPLAY, foreign=foreign,
     )  # fmt: skip
 
