@@ -30,6 +30,7 @@ from real.conftest import finish, share
 from real.guests import Guests, lasting, run, sh
 from real.namespaces import ground
 from real.test_killed import BOOT_ID
+from real.verges import Verge, eventually, sector
 from serving import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -43,6 +44,31 @@ RECALL = f"cat {SETTING} | tail -c +5"  # such a file cannot be sought in
 DATA = "#cloud-config\nbootcmd: [echo early > /run/early]\nruncmd: [echo late > /var/late]\n"
 MANAGED = "networkctl --no-legend list | awk '$3 == \"ether\" {print $5}'"
 USERS = {"bios": "dev", "uefi": "root"}
+# Its unit writes who it is and which boot this is on the disk of 1 GiB: to the first sector once it is up, to the next
+# one when it is stopped in order. Before logind is there, nobody heeds the power button. Later boots are to be quick.
+MARKS = """#cloud-config
+ssh_genkeytypes: [ed25519]
+write_files:
+- path: /usr/local/sbin/mark
+  permissions: "0755"
+  content: |
+    #!/bin/sh
+    disk=$(lsblk -bdno PATH,SIZE | awk '$2 == 1073741824 {print $1}')
+    text="$(hostname) $(cat /proc/sys/kernel/random/boot_id)"
+    printf '%-512s' "$text" | dd of=$disk bs=512 seek=$1 conv=notrunc,fsync
+- path: /etc/systemd/system/marks.service
+  content: |
+    [Unit]
+    After=systemd-logind.service
+    [Service]
+    Type=oneshot
+    RemainAfterExit=yes
+    ExecStart=/usr/local/sbin/mark 0
+    ExecStop=/usr/local/sbin/mark 1
+    [Install]
+    WantedBy=multi-user.target
+runcmd: [touch /etc/cloud/cloud-init.disabled, systemctl enable --now marks.service]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +157,40 @@ async def boot_id(client: Client, key: str) -> str:
         return await sh(client, key, "cat /proc/sys/kernel/random/boot_id")
     except Exception:
         return ""
+
+
+def test_vergeos_gives_it_first_boot_files_and_powers_it(
+    verge: Verge, base: Server, debian_told: list[PullProgress]
+) -> None:
+    image = debian_told[-1].image
+    assert image is not None
+    path = base.data / "images" / image.digest.removeprefix("sha256:") / "disk.qcow2"
+    file = verge.sdk.files.upload(path, name="debian-12.qcow2")
+    files = {"/user-data": MARKS, "/meta-data": "instance-id: one\nlocal-hostname: marked\n"}
+    vm = verge.vm(cloudinit_datasource="NoCloud", cloud_init=files)
+    vm.drives.import_drive(file_key=file.key, name="root")
+    verge.sdk.files.delete(file.key)
+    marks = verge.volume(vm.drives.create(size_gb=1, name="marks"))
+    vm.nics.create(network="Internal")
+
+    def up(before: str) -> str:
+        return str(eventually(lambda: now if (now := sector(marks, 0)) != before else None, UP))
+
+    vm.power_on()
+    first = up("")
+    assert first.startswith("marked ")
+    assert sector(marks, 1) == ""
+    vm.guest_reboot()
+    second = up(first)
+    assert sector(marks, 1) == first  # it was shut down, and has another boot id now
+    vm.power_off()
+    verge.until(vm, "stopped", 120)
+    assert sector(marks, 1) == second
+    vm.power_on()
+    up(second)
+    vm.power_off(force=True)
+    verge.until(vm, "stopped")
+    assert sector(marks, 1) == second  # nobody asked it
 
 
 @pytest.mark.bridge
