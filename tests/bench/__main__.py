@@ -81,6 +81,7 @@ GROUPS = {
     "adopt": ("start with 10 VMs to adopt", "kill -9 and start → 10 VMs have answered an exec"),
     "crowd": (
         "creates, 200 at once", "GET one of 1,000", "list of 1,000", "vergeos: list of 1,000 VMs",
+        "vergeos: the first list of 1,000 that it did not make",
         "memory with 1,000 instances", "start with 1,000 fake instances", "a page of 1,000 of 10,000",
         "list of 10,000, in pages",
     ),

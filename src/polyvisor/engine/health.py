@@ -61,7 +61,7 @@ class HealthEngine:
         """Begin the checks that are due; none is waited for."""
         now = self._clock()
         async with self._store.read() as unit:
-            checked = await unit.instances.checked()
+            checked = await unit.instances.having("health")
         running = {i.id: i for i in checked if i.spec.health is not None and _may_be_asked(i)}
         for id in self._watches.keys() - running.keys():
             self._forget(id)

@@ -83,7 +83,7 @@ class StandbyEngine:
         if begun < self._rest_until:
             return
         async with self._store.read() as unit:
-            found = [i for i in await unit.instances.all() if i.spec.standby is not None]
+            found = await unit.instances.having("standby")
         self._rest_until = monotonic() + (monotonic() - begun) * _SHARE
         for id in self._tracks.keys() - {i.id for i in found}:
             del self._tracks[id]

@@ -85,8 +85,8 @@ class Instances(Protocol):
     async def spares(self) -> Sequence[Instance]:
         """Those that nobody has asked for yet, oldest first; they are in no page and count for no project."""
 
-    async def checked(self) -> Sequence[Instance]:
-        """Those with a health check, oldest first, without their mounts."""
+    async def having(self, policy: str) -> Sequence[Instance]:
+        """Those whose spec has that policy, `health` or `standby`, oldest first."""
 
     async def claim(self, instance: Instance) -> None:
         """A spare becomes this instance: its project, name, spec, intent and time.

@@ -39,7 +39,7 @@ _SELECT = select(
     _i.address,
     _open,
 )
-_CHECKED = '"health":{'  # a quotation mark inside of a text is escaped, so no other text is like it
+_HAVING = '"{}":{{'  # a quotation mark inside of a text is escaped, so no other text is like it
 
 
 class SqlInstances:
@@ -126,12 +126,12 @@ class SqlInstances:
         """Those that nobody has asked for yet, oldest first."""
         return [_decode(row, {}) for row in await self._work.rows(_SELECT.where(is_spare).order_by(_i.created, _i.id))]
 
-    async def checked(self) -> Sequence[Instance]:
-        """Those with a health check, oldest first; the database finds them, in the text that `codec` writes."""
-        rows = await self._work.rows(
-            _SELECT.where(_i.spec.contains(_CHECKED, autoescape=True)).order_by(_i.created, _i.id)
-        )
-        return [_decode(row, {}) for row in rows]
+    async def having(self, policy: str) -> Sequence[Instance]:
+        """Those with that policy, oldest first; the database finds them, in the text that `codec` writes."""
+        those = _i.spec.contains(_HAVING.format(policy), autoescape=True)
+        rows = await self._work.rows(_SELECT.where(those).order_by(_i.created, _i.id))
+        mounts = await claims.mounts(self._work, those) if rows else {}
+        return [_decode(row, mounts) for row in rows]
 
     async def claim(self, instance: Instance) -> None:
         """A spare becomes this instance."""

@@ -10,11 +10,11 @@ from sqlalchemy import delete, insert, select, update
 
 from polyvisor.model.faults import NotFound
 from polyvisor.model.foreign import Row
-from polyvisor.model.ids import ProjectId
 from polyvisor.store.tables import rows
 from polyvisor.store.work import Work
 
 _c = rows.c
+_SELECT = select(_c.dialect, _c.kind, _c.name, _c.project, _c.subject, _c.data, _c.key)  # as `Row` has them
 
 
 class SqlRows:
@@ -30,17 +30,17 @@ class SqlRows:
 
     async def of(self, dialect: str, kinds: Collection[str], subjects: Collection[str] | None = None) -> Sequence[Row]:
         """Those of some tables, oldest first."""
-        query = select(rows).where(_c.dialect == dialect, _c.kind.in_(list(kinds))).order_by(_c.key)
+        query = _SELECT.where(_c.dialect == dialect, _c.kind.in_(list(kinds))).order_by(_c.key)
         if subjects is not None:
             query = query.where(_c.subject.in_(list(subjects)))
-        return [_row(row) for row in await self._work.rows(query)]
+        return [Row(*row) for row in await self._work.rows(query)]
 
     async def get(self, dialect: str, key: int) -> Row:
         """By key."""
-        found = await self._work.row(select(rows).where(_c.key == key, _c.dialect == dialect))
+        found = await self._work.row(_SELECT.where(_c.key == key, _c.dialect == dialect))
         if found is None:
             raise NotFound("there is no such row", subject=str(key))
-        return _row(found)
+        return Row(*found)
 
     async def ensure(self, wanted: Iterable[Row]) -> None:
         """Insert those whose names are not there."""
@@ -48,10 +48,11 @@ class SqlRows:
         for row in wanted:
             asked.setdefault((row.dialect, row.kind), {})[row.name] = row
         for (dialect, kind), named in asked.items():
-            there = {row.name for row in await self.of(dialect, [kind])}
+            query = select(_c.name).where(_c.dialect == dialect, _c.kind == kind)
+            there = {row.name for row in await self._work.rows(query)}
             new = [_values(row) for name, row in named.items() if name not in there]
             if new:
-                await self._work.change(insert(rows).values(new))
+                await self._work.add(insert(rows), new)
 
     async def save(self, row: Row) -> None:
         """Write name, subject and data."""
@@ -67,7 +68,3 @@ class SqlRows:
 def _values(row: Row) -> dict[str, Any]:
     told = {"dialect": row.dialect, "kind": row.kind, "name": row.name, "project": row.project}
     return told | {"subject": row.subject, "data": row.data}
-
-
-def _row(row: Any) -> Row:
-    return Row(row.dialect, row.kind, row.name, ProjectId(row.project), row.subject, row.data, row.key)

@@ -9,7 +9,7 @@ the one statement by itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, CursorResult, Executable, true
@@ -53,6 +53,11 @@ class Work:
         self._must_write()
         return (await self._run(statement)).rowcount
 
+    async def add(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run an INSERT of rows, however many, that no constraint can refuse."""
+        self._must_write()
+        await self._run(statement, rows)
+
     async def insert(self, statement: Executable, subject: str, missing: str = "") -> int:
         """Run an INSERT; the number it was given, where the table numbers its rows.
 
@@ -86,11 +91,11 @@ class Work:
         if not self._writes:
             raise RuntimeError("a read unit cannot write")
 
-    async def _run(self, statement: Executable) -> CursorResult[Any]:
+    async def _run(self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None) -> CursorResult[Any]:
         if self.spoilt is not None:
             raise self.spoilt
         try:
-            running = self._connection.execute(statement)
+            running = self._connection.execute(statement, rows)
             return await (to_the_end(running) if self._waits else running)  # else see `onthespot`
         except Exception as exc:
             fault = fault_of(exc)

@@ -24,10 +24,13 @@ from contract.store.things import (
     put,
 )
 from polyvisor.model.faults import Exists, Invalid, NotFound
+from polyvisor.model.health import HealthCheck, Probe
 from polyvisor.model.identity import Usage
 from polyvisor.model.ids import Digest, ProjectId
 from polyvisor.model.instance import Instance, Intent, Observed, Phase, Power, RunRecord
 from polyvisor.model.operation import Outcome
+from polyvisor.model.standby import StandbyPolicy
+from polyvisor.model.units import Seconds
 from polyvisor.store import SqlStore
 
 
@@ -116,6 +119,19 @@ async def test_what_is_missing_is_not_found_by_its_name(store: SqlStore) -> None
             with pytest.raises(NotFound) as caught:
                 await call
             assert caught.value.subject == "nobody"
+
+
+async def test_those_with_a_policy_are_found_by_it_with_their_mounts(store: SqlStore) -> None:
+    volume = a_volume()
+    words = (("A", '"standby":{"health":{'),)
+    plain = an_instance("plain", spec=a_spec(env=words))
+    sleepy = an_instance("sleepy", spec=a_spec(standby=StandbyPolicy(enabled=True, idle=Seconds(60.0))))
+    checked = an_instance("checked", spec=a_spec(health=HealthCheck(Probe.TCP, port=80)))
+    await put(store, volume, plain, replace(sleepy, mounts=(a_mount(volume),)), checked)
+    async with store.read() as unit:
+        (found,) = await unit.instances.having("standby")
+        assert (found.id, [mount.volume for mount in found.mounts]) == (sleepy.id, [volume.id])
+        assert [one.id for one in await unit.instances.having("health")] == [checked.id]
 
 
 async def test_a_forgotten_instance_gives_everything_back(store: SqlStore) -> None:

@@ -36,7 +36,7 @@ async def test_only_those_with_a_check_are_looked_at(served: Served) -> None:
     plain = await served.make(env={"A": '"health":{"probe":"tcp"}'})
     checked = await served.make(health={"probe": "exec", "command": ["true"]})
     async with served.parts.store.read() as unit:
-        found = {instance.id for instance in await unit.instances.checked()}
+        found = {instance.id for instance in await unit.instances.having("health")}
     assert checked["id"] in found and plain["id"] not in found
 
 

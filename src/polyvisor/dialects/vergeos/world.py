@@ -37,7 +37,8 @@ from polyvisor.model.snapshot import Snapshot
 from polyvisor.model.volume import DATA, Volume, VolumeState
 
 _MOST = 1_000_000
-_OF_VMS = ("vms", "machines", "machine_drives", "machine_nics", "machine_devices", "machine_snapshots")
+_OF_VMS = (("vms", "machines", "machine_snapshots"), ("machine_drives", "machine_nics", "machine_devices"))
+"""Tables of rows that belong to VMs, those together that are read at once."""
 FOREIGN = "engine/"
 """How the rows of snapshots begin that another dialect took."""
 DEFAULT_NET = "Internal"
@@ -61,7 +62,7 @@ class World:
         self.now = now
         self._only = only
         self._made: dict[str, Any] = {}
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, dict[str, Row]] = {}
 
     @property
     def only_one(self) -> InstanceId | None:
@@ -128,28 +129,26 @@ class World:
         return found
 
     async def rows(self, kind: str) -> list[Row]:
-        """Rows of this dialect, of one of its tables."""
-        if kind not in self._rows:
-            kinds = _OF_VMS if kind in _OF_VMS else (kind,)
-            subjects = None
-            if self._only is not None and kind in _OF_VMS:
-                subjects = [*self._only, "", *(one.id for one in await self.engine_snapshots())]
-            self._rows |= {one: [] for one in kinds}
-            for row in await self.core.rows.of(DIALECT, kinds, subjects):
-                self._rows[row.kind].append(row)
-        return self._rows[kind]
+        """Rows of this dialect, of one of its tables, oldest first."""
+        return list((await self.named(kind)).values())
 
     async def named(self, kind: str) -> Mapping[str, Row]:
         """The same by name."""
-        return {row.name: row for row in await self.rows(kind)}
+        if kind not in self._rows:
+            kinds, subjects = _with(kind), None
+            if self._only is not None and len(kinds) > 1:
+                subjects = [*self._only, "", *(one.id for one in await self.engine_snapshots())]
+            self._rows |= {one: {} for one in kinds}
+            for row in await self.core.rows.of(DIALECT, kinds, subjects):
+                self._rows[row.kind][row.name] = row
+        return self._rows[kind]
 
     async def ensure(self, wanted: Sequence[Row]) -> None:
         """Give keys to what has none, and read them."""
         if wanted:
             await self.core.rows.ensure(wanted)
-            for kind in {row.kind for row in wanted}:
-                for one in _OF_VMS if kind in _OF_VMS else (kind,):
-                    self._rows.pop(one, None)
+            for kind in {one for row in wanted for one in _with(row.kind)}:
+                self._rows.pop(kind, None)
 
     async def once(self, name: str, make: Callable[[], Awaitable[Any]]) -> Any:
         """What `make` makes, made for this request once."""
@@ -199,8 +198,7 @@ class World:
             wanted += [
                 Row(DIALECT, kind, f"snap/{name}", *subjects[name]) for name in names for kind in ("vms", "machines")
             ]
-            known = {(row.kind, row.name) for kind in _OF_VMS for row in await self.rows(kind)}
-            await self.ensure([row for row in wanted if (row.kind, row.name) not in known])
+            await self.ensure([row for row in wanted if row.name not in await self.named(row.kind)])
             self._made["snaps"] = await self._snaps(live, engine)
         found: Sequence[Snap] = self._made["snaps"]
         return found
@@ -357,10 +355,14 @@ class World:
 
     async def _number(self, wanted: Any) -> None:
         """Keys for what belongs to nobody."""
-        pairs = list(wanted)
-        known = {(kind, name) for kind, _ in pairs for name in await self.named(kind)}
         root = await self.root()
-        await self.ensure([Row(DIALECT, kind, name, root) for kind, name in pairs if (kind, name) not in known])
+        new = [Row(DIALECT, kind, name, root) for kind, name in wanted if name not in await self.named(kind)]
+        await self.ensure(new)
+
+
+def _with(kind: str) -> tuple[str, ...]:
+    """The tables that are read with that one."""
+    return next((some for some in _OF_VMS if kind in some), (kind,))
 
 
 def _unlisted(live: Sequence[Vm], rows: Sequence[Row]) -> list[Row]:
