@@ -234,10 +234,11 @@ async def test_a_process_of_which_our_record_could_not_be_written_is_not_left_be
 
 async def test_a_machine_that_cannot_be_taken_over_is_deaf_and_not_gone(world: World) -> None:
     id = await world.create()
-    world.knob.fail["adopt"] = [Unavailable()] * 2
+    world.knob.fail["adopt"] = [Unavailable()] * 1000  # for as long as it takes to be seen
     await world.again()
     found = await world.phase(id, Phase.LOST)
     assert found.observed.run is not None
+    world.knob.fail["adopt"].clear()
     world.reconciler.wake(id)
     found = await world.phase(id, Phase.RUNNING)
     assert found.observed.incarnation == 1
