@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 LONGEST_FILE = 600
@@ -23,7 +24,12 @@ def sources(root: Path) -> Iterator[tuple[str, str, ast.Module]]:
     """(path below the package, text, tree) of every module."""
     for path in sorted(root.rglob("*.py")):
         text = path.read_text()
-        yield path.relative_to(root).as_posix(), text, ast.parse(text)
+        yield path.relative_to(root).as_posix(), text, _parsed(text)
+
+
+@cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def too_long(root: Path) -> list[str]:
