@@ -52,6 +52,16 @@ class RowsEngine:
             for row in changed:
                 await unit.rows.save(row)
 
+    async def swap(self, principal: Principal, changed: Sequence[Row], wanted: Sequence[Row], action: Action) -> None:
+        """Save rows and add others: all of it or nothing."""
+        for row in (*changed, *wanted):
+            require(principal, action, row.project)
+        async with self._store.write() as unit:
+            for row in changed:
+                await unit.rows.save(row)
+            for row in wanted:
+                await unit.rows.add(row)
+
     async def remove(self, principal: Principal, gone: Sequence[Row], action: Action) -> None:
         """Likewise."""
         for row in gone:

@@ -16,7 +16,7 @@ from polyvisor.dialects.vergeos.chores import LATE, Chores
 from polyvisor.dialects.vergeos.resource import Jobs, Locks
 from polyvisor.dialects.vergeos.samples import Samples
 from polyvisor.dialects.vergeos.sources import COPY, DIALECT, data_of
-from polyvisor.dialects.vergeos.tables import profiles, snapshots
+from polyvisor.dialects.vergeos.tables import drives, profiles, snapshots
 from polyvisor.dialects.vergeos.unasked import Unasked
 from polyvisor.model.faults import Unavailable
 from polyvisor.model.foreign import Row
@@ -186,3 +186,30 @@ async def test_what_a_dead_server_was_making_is_cleared_away(api: Api, served: S
     left = await copies(served)
     assert copy.id not in left
     assert left
+
+
+async def test_a_restore_that_was_cut_off_leaves_the_drives_of_then(
+    api: Api, served: Served, chores: Chores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = await api.vm()
+    now = await api.drive(vm, name="a")
+    key = await a_snapshot(api, vm, 0)
+    await api.drive(vm, name="b")
+
+    async def stumble(call: Any, drive: Any) -> None:
+        raise Unavailable("the server is killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drives, "remove", stumble)
+        answer = await api.ask("POST", "vm_actions", {"vm": vm.key, "action": "restore", "params": {"snapshot": key}})
+        assert answer.status_code == 409, answer.text
+    there = await api.get("machine_drives", filter=f"machine eq {vm.machine}", fields="$key,name")
+    assert [drive["name"] for drive in there] == ["a"]
+    assert there[0]["$key"] != now
+    await chores.finish()
+    await api.act(vm, "poweron")
+    await api.until(vm, "running")
+    there = await api.get("machine_drives", filter=f"machine eq {vm.machine}", fields="name,status#status as status")
+    assert there == [{"name": "a", "status": "online"}]
+    rows = await served.parts.engine.rows.of(DIALECT, [drives.KIND])
+    assert not [row for row in rows if data_of(row).get("leaving")]

@@ -17,11 +17,12 @@ from typing import Any
 from polyvisor.dialects.vergeos.language.errors import Refusal
 from polyvisor.dialects.vergeos.resource import Call
 from polyvisor.dialects.vergeos.sources import COPY, DIALECT, Kept, data_of
-from polyvisor.dialects.vergeos.tables import profiles, snapshots
+from polyvisor.dialects.vergeos.tables import drives, profiles, snapshots
 from polyvisor.dialects.vergeos.tables.vms import copies_of
 from polyvisor.dialects.vergeos.unasked import Unasked
 from polyvisor.model.faults import Fault, NotFound
 from polyvisor.model.foreign import Row
+from polyvisor.model.ids import InstanceId
 from polyvisor.model.principal import SYSTEM, Action
 from polyvisor.model.snapshot import SnapshotState
 
@@ -50,6 +51,7 @@ class Chores:
         if now - self._swept >= _SWEEP or now < self._swept:
             self._swept = now
             await self._try(self.recover(), "unfinished snapshots")
+            await self._try(self.finish(), "unfinished restores")
             await self._try(self.sweep(), "copies of nobody's")
 
     def _call(self) -> Call:
@@ -121,6 +123,17 @@ class Chores:
             created = int(kept.get("created", 0))
             if created < self._began or call.now - created > _MAKING:
                 await self._try(_forget(call, row), f"snapshot {kept.get('name', '')}")
+
+    async def finish(self) -> None:
+        """Take the drives of before from VMs that a server which is gone was turning back to a snapshot."""
+        call = self._call()
+        rows = await call.core.rows.of(DIALECT, [drives.KIND])
+        for id in {InstanceId(row.subject) for row in rows if data_of(row).get("leaving")}:
+            here = call.about(id)
+            async with call.locks.of(id):
+                for drive in await here.world.all_drives():
+                    if drive.leaves:
+                        await self._try(drives.remove(here, drive), f"drive {drive.kept.get('name', '')}")
 
     async def sweep(self) -> None:
         """Remove copies of disks that no snapshot tells of."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from polyvisor.dialects.vergeos.tables import cloudinit, devices, drives, nics, 
 from polyvisor.engine.instances import Until
 from polyvisor.model.faults import Exists, Fault, NotFound
 from polyvisor.model.foreign import Foreign, Row
-from polyvisor.model.ids import InstanceId, mint
+from polyvisor.model.ids import InstanceId, VolumeId, mint
 from polyvisor.model.instance import Power
 from polyvisor.model.principal import Action
 from polyvisor.model.request import Create
@@ -158,12 +158,19 @@ async def revert(call: Call, vm: Vm, snap: Snap) -> None:
     wanted = Reshape(vcpus=cores, memory=Bytes(ram * MIB), firmware=firmware)
     if vm.instance.spec.blank:
         await call.core.shapes.reshape(call.principal, vm.instance.id, lambda _: wanted)
-    for drive in await call.world.drives():
-        if drive.vm.key == vm.key and not drive.own and not drive.kept.get("found"):
-            await drives.remove(call, drive)
+    gone = [
+        drive for drive in await call.world.drives()
+        if drive.vm.key == vm.key and not drive.own and not drive.kept.get("found")
+    ]  # fmt: skip
     kept = {**content.vm, "name": vm.name, "modified": call.now}
-    await call.core.rows.save(call.principal, [replace(vm.row, data=json.dumps(kept))], Action.INSTANCE_ALTER)
-    await _furnish(call, vm.instance.id, content, made, keep_macs=True, keep_nics=True)
+    saved = [replace(drive.row, data=drives.leaving(drive)) for drive in gone]
+    saved.append(replace(vm.row, data=json.dumps(kept)))
+    rows = _drives(vm, content, made, await call.world.volumes())
+    # all at once: a server that is killed before or after leaves the VM with these drives or with those
+    await call.core.rows.swap(call.principal, saved, rows, Action.INSTANCE_ALTER)
+    for drive in gone:
+        await drives.remove(call, drive)
+    await _plug(call, vm.instance.id)
 
 
 # -- clones ------------------------------------------------------------------------------------------------------------
@@ -182,7 +189,7 @@ async def clone(call: Call, vm: Vm, name: str, *, description: str | None, keep_
         async with call.locks.of("names"):
             await vms.check_name(call, name)
             instance = await _made(call, vm, name, kept, content)
-        await _furnish(call, instance, content, made, keep_macs=keep_macs, keep_nics=False)
+        await _furnish(call.about(instance), content, made, keep_macs=keep_macs)
     except BaseException:
         if instance is not None:
             with contextlib.suppress(Fault):
@@ -227,36 +234,46 @@ async def _made(call: Call, vm: Vm, name: str, kept: dict[str, Any], content: Co
     return asked.instance.id
 
 
-async def _furnish(
-    call: Call, instance: InstanceId, content: Content, made: list[Volume], *, keep_macs: bool, keep_nics: bool
-) -> None:
-    """Drives, NICs and files for a VM that has none of these."""
-    call = call.about(instance)
+async def _furnish(call: Call, content: Content, made: list[Volume], *, keep_macs: bool) -> None:
+    """Drives, NICs, a TPM and files for the VM of the call, which has none of these."""
     (vm,) = await call.world.live()
-    volumes, left = await call.world.volumes(), list(made)
-    rows = []
-    for told in sorted(content.drives, key=lambda one: int(one.get("orderid", 0))):
-        here = {name: value for name, value in told.items() if name not in ("copy", "row")}
-        volume = left.pop(0) if told.get("owned") else volumes.get(told.get("volume", ""))
-        if volume is not None:
-            here["volume"] = volume.id
-        rows.append(Row(DIALECT, drives.KIND, f"{instance}/{mint()}", vm.project, instance, json.dumps(here)))
-        if volume is not None and here.get("enabled", True):
-            await plugging.plug(call, vm, here, volume)
-    await call.core.rows.add(call.principal, rows, Action.INSTANCE_ALTER)
+    assert vm.instance is not None
+    wanted = _drives(vm, content, made, await call.world.volumes())
+    await call.core.rows.add(call.principal, wanted, Action.INSTANCE_ALTER)
+    await _plug(call, vm.instance.id)
     call.world.forget()
     (vm,) = await call.world.live()
-    if not keep_nics and content.devices:  # what its own remembers is no other VM's, and is not gone back to either
+    if content.devices:  # what its own remembers is no other VM's
         await devices.add(call, vm, content.devices[0], instead=True)
-    if not keep_nics and vm.instance is not None and vm.instance.spec.blank:
-        wanted = [{k: v for k, v in one.items() if k not in ("row", "mac")} for one in content.nics]
-        if keep_macs:
-            wanted = [
-                {**one, "mac": was["mac"]} if was.get("mac") else one
-                for one, was in zip(wanted, content.nics, strict=True)
-            ]
-        await nics.add(call, vm, wanted)
-        if content.files:
-            await cloudinit.add(
-                call, vm, [{k: one[k] for k in ("name", "contents", "render")} for one in content.files]
-            )
+    if vm.instance is None or not vm.instance.spec.blank:
+        return
+    some = [{k: v for k, v in one.items() if k not in ("row", "mac")} for one in content.nics]
+    if keep_macs:
+        some = [
+            {**one, "mac": was["mac"]} if was.get("mac") else one for one, was in zip(some, content.nics, strict=True)
+        ]
+    await nics.add(call, vm, some)
+    if content.files:
+        files = [{k: one[k] for k in ("name", "contents", "render")} for one in content.files]
+        await cloudinit.add(call, vm, files)
+
+
+def _drives(vm: Vm, content: Content, made: Sequence[Volume], volumes: Mapping[VolumeId, Volume]) -> list[Row]:
+    """The rows of drives that are what was written down, with these copies of those that were the VM's own."""
+    left, rows = list(made), []
+    for told in sorted(content.drives, key=lambda one: int(one.get("orderid", 0))):
+        here = {name: value for name, value in told.items() if name not in ("copy", "row")}
+        volume = left.pop(0) if told.get("owned") else volumes.get(told.get("volume", VolumeId("")))
+        if volume is not None:
+            here["volume"] = volume.id
+        name = f"{vm.row.name}/{mint()}"
+        rows.append(Row(DIALECT, drives.KIND, name, vm.project, vm.row.name, json.dumps(here)))
+    return rows
+
+
+async def _plug(call: Call, instance: InstanceId) -> None:
+    """Every drive that the VM is to have and has not yet."""
+    call = call.about(instance)
+    for drive in await call.world.drives():
+        if drive.volume is not None and drive.mount is None and drive.kept.get("enabled", True):
+            await plugging.plug(call, drive.vm, drive.kept, drive.volume)

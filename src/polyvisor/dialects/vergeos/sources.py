@@ -201,6 +201,11 @@ class Drive(OfRow):
     used: int = 0  # bytes on the host
 
     @property
+    def leaves(self) -> bool:
+        """Whether its VM has gone back to what it was without it: whoever finds it takes it away."""
+        return bool(self.kept.get("leaving"))
+
+    @property
     def online(self) -> bool:
         """Whether a running machine has it."""
         return self.vm.runs and (self.own or self.mount is not None)

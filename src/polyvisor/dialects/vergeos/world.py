@@ -241,7 +241,11 @@ class World:
     # -- drives and NICs -----------------------------------------------------------------------------------------------
 
     async def drives(self) -> Sequence[Drive]:
-        """Of VMs that are there, and of snapshots."""
+        """Of VMs that are there."""
+        return [drive for drive in await self.all_drives() if not drive.leaves]
+
+    async def all_drives(self) -> Sequence[Drive]:
+        """With those that are being taken away."""
         if "drives" not in self._made:
             live, volumes = await self.live(), await self.volumes()
             await self.ensure(_unlisted(live, await self.rows("machine_drives")))

@@ -294,12 +294,20 @@ async def erase(call: Call, drive: Drive) -> None:
         raise errors.conflict("Unable to erase online drive")
     principal = call.principal.in_project(drive.vm.project)
     blank = await call.core.media.create_blank(principal, "", drive.volume.size, kind=_DISK)
+    told = replace(drive.row, data=json.dumps({**drive.kept, "volume": blank.id}))
+    gone = replace(drive.row, name=f"{drive.vm.row.name}/{mint()}", data=leaving(drive))
+    await call.core.rows.swap(call.principal, [told], [gone], Action.INSTANCE_ALTER)
+    call.world.forget()
+    for one in await call.world.all_drives():
+        if one.row.name == gone.name:
+            await remove(call, one)
     if drive.mount is not None:
-        await plugging.unplug(call, drive)
         await plugging.plug(call, drive.vm, drive.kept, blank)
-    told = json.dumps({**drive.kept, "volume": blank.id})
-    await call.core.rows.save(call.principal, [replace(drive.row, data=told)], Action.INSTANCE_ALTER)
-    await call.core.volumes.delete(call.principal, drive.volume.id)
+
+
+def leaving(drive: Drive) -> str:
+    """What the row of a drive keeps that is taken away from now on: should the server end, the next one does so."""
+    return json.dumps({**drive.kept, "leaving": True})
 
 
 async def _universal(call: Call, drive: Drive, body: object) -> object:

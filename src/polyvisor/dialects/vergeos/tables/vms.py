@@ -280,7 +280,7 @@ async def dispose(call: Call, vm: Vm) -> None:
     """Remove a VM that is off, then what was its own."""
     assert vm.instance is not None
     volumes = [
-        drive.volume for drive in await call.world.drives() if drive.vm.key == vm.key and drive.kept.get("owned")
+        drive.volume for drive in await call.world.all_drives() if drive.vm.key == vm.key and drive.kept.get("owned")
     ]
     copies = [id for snap in await call.world.snaps() if snap.row.subject == vm.row.name for id in copies_of(snap.kept)]
     engines = [snap.kept["engine"] for snap in await call.world.snaps()
