@@ -42,7 +42,7 @@ from polyvisor.store import open_store
 P = ProjectId("p" * 24)
 ROOT = Principal("root", P, frozenset(Action), operator=True)
 UP = (Phase.RUNNING, Phase.PAUSED)
-LIMIT = 15.0
+LIMIT = 60.0
 
 
 class Switchboard(UserNetwork):

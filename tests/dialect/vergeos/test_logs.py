@@ -36,14 +36,14 @@ async def test_every_action_of_a_vm_leaves_a_line(api: Api) -> None:
 
 async def test_what_failed_by_the_clock_is_an_error(api: Api) -> None:
     vm = await api.vm()
-    now = time.gmtime(time.time() + 2)
+    now = time.gmtime(time.time() + 6)  # later than it takes to say so
     task = await api.made("tasks", name=fresh("t"), owner=f"vms/{vm.key}", action="kill")
     await api.made(
         "task_schedules", name=fresh("s"), repeat_every="never", task=task,
         start_date=time.strftime("%Y-%m-%d", now), start_time_of_day=now.tm_hour * 3600 + now.tm_min * 60 + now.tm_sec,
     )  # fmt: skip
     errors = f"machine eq {vm.machine} and (level eq 'error' or level eq 'critical')"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (rows := await api.get("machine_logs", filter=errors, fields="text")):
             await asyncio.sleep(0.1)
     assert any("not in running state" in row["text"] for row in rows)
