@@ -244,6 +244,7 @@ async def test_volumes_come_and_go_and_it_reboots(client: Client, guests: Guests
         await guests.discard()
         await client.volumes.delete("deb-hot")
     await boots_anew(client, source)
+    await client.instances.wait(source, ["ready"], timeout=60)
     assert await sh(client, source, "findmnt -n -o TARGET /srv/cold") == "/srv/cold"
     await client.instances.detach(source, COLD)  # what it writes to would be in no copy of it
 

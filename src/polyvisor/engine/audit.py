@@ -69,7 +69,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "reclaim": {"reclaim": "host.reclaim"},
     "projects": {"create": "project.create", "update": "project.update", "delete": "project.delete"},
     "users": {"create": "user.create", "update": "user.update", "delete": "user.delete"},
-    "rows": {"add": "row.add", "save": "row.save", "remove": "row.remove"},
+    "rows": {"add": "row.add", "save": "row.save", "swap": "row.swap", "remove": "row.remove"},
     "rights": {"assign": "pool.assign", "revoke": "pool.revoke"},
     "grants": {"assign": "grant.assign", "revoke": "grant.revoke"},
     "derived": {"change": "grant.derive"},
