@@ -26,9 +26,9 @@ from polyvisor.store import SqlStore, open_store
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
 P = ProjectId("p" * 24)
 READING = {
-    "get", "list", "find", "called", "resolve", "earlier", "operation", "operations", "wait", "claim", "held", "usage", "taken",
+    "get", "list", "find", "resolve", "earlier", "operation", "operations", "wait", "claim", "held", "usage", "taken",
     "last", "after", "follow", "status", "manifest", "of", "on", "standing", "enter", "shot", "journal", "log_file",
-    "console", "exercise", "append", "finish", "instance", "autostart", "accounts", "traffic", "disk_counts",
+    "console", "exercise", "append", "finish", "instance", "autostart", "accounts", "traffic", "disk_counts", "called",
 }  # fmt: skip
 """Those that read, are a part of one that is recorded, or are what the server does by itself."""
 

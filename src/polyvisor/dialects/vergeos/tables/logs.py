@@ -33,7 +33,8 @@ _TEXTS: Mapping[str, str] = {
     "instance.press": "Power off (ACPI)", "instance.restart": "Guest reset", "instance.reset": "Power reset",
     "instance.suspend": "Hibernate", "snapshot.create": "Took snapshot", "snapshot.delete": "Deleted snapshot",
     "snapshot.revert": "Restored snapshot", "session.login": "Login", "session.logout": "Logout",
-    "task.run": "Ran task", "row.add": "Added a row", "row.save": "Changed a row", "row.remove": "Removed a row",
+    "task.run": "Ran task", "row.add": "Added a row", "row.save": "Changed a row", "row.swap": "Changed rows",
+    "row.remove": "Removed a row",
 }  # fmt: skip
 _VERBS = {"start": "Power on", "stop": "Power off", "suspend": "Hibernate", "reset": "Power reset"}
 
