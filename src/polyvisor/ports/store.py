@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from polyvisor.model.compression import Packed
 from polyvisor.model.event import Event
@@ -85,8 +85,8 @@ class Instances(Protocol):
     async def spares(self) -> Sequence[Instance]:
         """Those that nobody has asked for yet, oldest first; they are in no page and count for no project."""
 
-    async def having(self, policy: str) -> Sequence[Instance]:
-        """Those whose spec has that policy, `health` or `standby`, oldest first."""
+    async def having(self, policy: Literal["health", "standby"]) -> Sequence[Instance]:
+        """Those whose spec has that policy, oldest first."""
 
     async def claim(self, instance: Instance) -> None:
         """A spare becomes this instance: its project, name, spec, intent and time.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, insert, select, true, update
 
@@ -126,7 +126,7 @@ class SqlInstances:
         """Those that nobody has asked for yet, oldest first."""
         return [_decode(row, {}) for row in await self._work.rows(_SELECT.where(is_spare).order_by(_i.created, _i.id))]
 
-    async def having(self, policy: str) -> Sequence[Instance]:
+    async def having(self, policy: Literal["health", "standby"]) -> Sequence[Instance]:
         """Those with that policy, oldest first; the database finds them, in the text that `codec` writes."""
         those = _i.spec.contains(_HAVING.format(policy), autoescape=True)
         rows = await self._work.rows(_SELECT.where(those).order_by(_i.created, _i.id))

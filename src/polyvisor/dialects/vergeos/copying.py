@@ -148,16 +148,16 @@ async def revert(call: Call, vm: Vm, snap: Snap) -> None:
         if content.engine:
             asked = await call.core.snapshots.revert(call.principal, vm.instance.id, content.engine)
             await call.core.instances.settle(asked, Until.LAUNCHED, LIMIT)
+        if snap.engine is not None and "shape" not in snap.kept:
+            return
+        if vm.instance.spec.blank:
+            cores, ram, uefi = content.shape
+            firmware = Firmware.UEFI if uefi else Firmware.BIOS
+            wanted = Reshape(vcpus=cores, memory=Bytes(ram * MIB), firmware=firmware)
+            await call.core.shapes.reshape(call.principal, vm.instance.id, lambda _: wanted)
     except BaseException:
         await discard(call, made)
         raise
-    if snap.engine is not None and "shape" not in snap.kept:
-        return
-    cores, ram, uefi = content.shape
-    firmware = Firmware.UEFI if uefi else Firmware.BIOS
-    wanted = Reshape(vcpus=cores, memory=Bytes(ram * MIB), firmware=firmware)
-    if vm.instance.spec.blank:
-        await call.core.shapes.reshape(call.principal, vm.instance.id, lambda _: wanted)
     gone = [
         drive for drive in await call.world.drives()
         if drive.vm.key == vm.key and not drive.own and not drive.kept.get("found")

@@ -299,7 +299,7 @@ async def _create(call: Call, values: dict[str, Any]) -> Made:
     params = params if isinstance(params, Mapping) else {}
     if action not in _LOCKED:
         return Made(None, await ACTIONS[action](call, vm, params))
-    async with call.locks.of(vm.row.name):  # of two who ask at once, the second sees what the first one did
+    async with call.locks.of(vm.row.subject):  # of two who ask at once, the second sees what the first one did
         call.world.forget()
         return Made(None, await ACTIONS[action](call, await _named(call, values["vm"]), params))
 

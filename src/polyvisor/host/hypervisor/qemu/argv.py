@@ -173,7 +173,8 @@ def _tpm(machine: Machine, sets: Sets) -> list[str]:
 
 def _usual(shape: Shape, volumes: Sequence[DiskFile], *, balloon: bool) -> Layout:
     taken = {disk.serial: slot for slot, disk in enumerate(volumes)}
-    return Layout(min(FREE_PORTS[shape] + len(volumes), MAX_ON_BUS[Bus.VIRTIO]), taken, balloon)
+    free = min(FREE_PORTS[shape], MAX_ON_BUS[Bus.VIRTIO] - len(volumes))
+    return Layout(len(volumes) + max(0, free), taken, balloon)
 
 
 def port_of(slot: int) -> str:
