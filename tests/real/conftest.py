@@ -95,10 +95,15 @@ async def machines(base: Server) -> AsyncIterator[Machines]:
 
 
 @pytest.fixture
-def verge(base: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Verge]:
-    """The administrator's; what a test has made is gone after it."""
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # with either, its `verify_ssl=False` is not heard
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream's client hears its `verify_ssl=False`: with either of these it does not."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def verge(base: Server, trusting: None) -> Iterator[Verge]:
+    """The administrator's; what a test has made is gone after it."""
     made = Verge(base)
     before = {vm.key for vm in made.sdk.vms.list()}
     yield made
