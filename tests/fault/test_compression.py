@@ -148,7 +148,7 @@ async def test_a_delay_is_waited_for(world: World) -> None:
     id, held = await asleep(world, delay=3600.0)
     await until(lambda: pages(world) == ["pages.ram"])
     await world.again()
-    assert len(world.host._memory_files._packer._jobs) == 1
+    await until(lambda: len(world.host._memory_files._packer._jobs) == 1)  # begun in the background
     assert pages(world) == ["pages.ram"]
     await world.engine.power.resume(ROOT, id)
     await world.phase(id, Phase.RUNNING)

@@ -29,10 +29,11 @@ bb=/bin/busybox
 n=$($bb dd if=/dev/vda bs=512 count=1 2>/dev/null | $bb tr -dc 0-9)
 n=$((n + 1))
 write() { printf '%-512s' "$1" | $bb dd of=/dev/vda bs=512 seek=$2 conv=notrunc,fsync 2>/dev/null; }
-write $n 0
 for event in /dev/input/event*; do
-  { $bb head -c 1 $event >/dev/null && write "clean $n" 1 && $bb sync && $bb poweroff -f; } &
+  exec 3<$event # held before the boot is noted: a press that nobody listens to is lost
+  { $bb head -c 1 <&3 >/dev/null && write "clean $n" 1 && $bb sync && $bb poweroff -f; } &
 done
+write $n 0
 wait
 """
 MODULES = (*(f"drivers/virtio/{name}" for name in VIRTIO), "drivers/block/virtio_blk", *BUTTON)
