@@ -177,9 +177,9 @@ async def test_a_lifetime_ends_in_any_state(state: str, world: World) -> None:
         world.knob.deaf.add(id)
         world.reconciler.wake(id)
         await world.phase(id, Phase.LOST)
-    assert await world.engine.keeper.expire() == 0
+    assert await world.engine.endings.expire() == 0
     await world.later(61, id)
-    assert await world.engine.keeper.expire() == 1
+    assert await world.engine.endings.expire() == 1
     assert await world.until(id, lambda i: False) is None
     await world.check(id)
 

@@ -10,6 +10,7 @@ from polyvisor.access.credentials import Doorkeeper
 from polyvisor.engine.appliances import AppliancesEngine
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
 from polyvisor.engine.derived import DerivedEngine
+from polyvisor.engine.endings import EndingsEngine
 from polyvisor.engine.events import EventsEngine
 from polyvisor.engine.foreigners import ForeignersEngine
 from polyvisor.engine.forks import ForksEngine
@@ -93,6 +94,7 @@ class Engine:
         self.forks = ForksEngine(self.instances, self.snapshots)
         self.schedules = SchedulesEngine(store, clock, self.instances, self.snapshots)
         self.tasks = TasksEngine(store, clock, self.instances, self.power, self.snapshots)
+        self.endings = EndingsEngine(store, clock, self.instances, self.power, self.snapshots, self.streams)
         self.pool = PoolEngine(store, self.instances, self.power, self.streams, pool)
         self.templates = TemplatesEngine(store, self.instances, self.power, self.snapshots, self.streams, self.pool)
         self.reclaim = ReclaimEngine(store, host, clock, reclaim or Policy())
@@ -103,7 +105,7 @@ class Engine:
         self.keeper = Keeper(
             store,
             clock,
-            self.power,
+            self.endings,
             self.snapshots,
             self.schedules,
             self.tasks,

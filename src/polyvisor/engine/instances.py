@@ -20,6 +20,7 @@ from polyvisor.engine.packing import CompressionPolicy
 from polyvisor.engine.resolve import bare_spec, blank_spec, fork_spec, resolve_spec
 from polyvisor.engine.waits import Waits
 from polyvisor.model.blueprint import blueprint_of
+from polyvisor.model.ending import Ending
 from polyvisor.model.event import Event
 from polyvisor.model.face import Face, face
 from polyvisor.model.faults import Busy, Invalid, NoCapacity, NotFound, Stale, revive
@@ -360,8 +361,9 @@ class InstancesEngine:
         self, principal: Principal, key: str, *, name: str | None = None, labels: dict[str, str] | None = None,
         lifetime: Seconds | None = None, policy: CompressionPolicy | None = None, restart: RestartPolicy | None = None,
         health: HealthCheck | None = None, unchecked: bool = False, standby: StandbyPolicy | None = None,
+        ending: Ending | None = None,
     ) -> Instance:  # fmt: skip
-        """New name, labels, policies (restart, standby, compression), or lifetime (seconds from now; 0: none).
+        """New name, labels, policies (restart, standby, compression, ending), or lifetime (seconds from now; 0: none).
 
         `health` is another check; `unchecked` takes the one there is away.
         """
@@ -378,6 +380,8 @@ class InstancesEngine:
                 spec = check_spec(replace(spec, health=health))
             if standby is not None:
                 spec = check_spec(replace(spec, standby=standby))
+            if ending is not None:
+                spec = check_spec(replace(spec, ending=ending))
             if lifetime is not None:
                 if not 0 <= lifetime <= MAX_LIFETIME:
                     raise Invalid("lifetime: must not be negative", field="lifetime")

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
+from polyvisor.engine.endings import EndingsEngine
 from polyvisor.engine.health import HealthEngine
 from polyvisor.engine.keys import SessionsEngine
 from polyvisor.engine.pool import PoolEngine
-from polyvisor.engine.power import PowerEngine
 from polyvisor.engine.reclaim import ReclaimEngine
 from polyvisor.engine.schedules import SchedulesEngine
 from polyvisor.engine.snapshots import SnapshotsEngine
 from polyvisor.engine.standby import StandbyEngine
 from polyvisor.engine.tasks import TasksEngine
-from polyvisor.model.faults import Fault, NotFound
-from polyvisor.model.principal import SYSTEM
+from polyvisor.model.faults import Fault
 from polyvisor.ports.store import Store
 
 log = logging.getLogger("polyvisor.engine")
@@ -38,7 +36,7 @@ class Keeper:
         self,
         store: Store,
         clock: Callable[[], datetime],
-        power: PowerEngine,
+        endings: EndingsEngine,
         snapshots: SnapshotsEngine,
         schedules: SchedulesEngine,
         tasks: TasksEngine,
@@ -50,7 +48,7 @@ class Keeper:
     ) -> None:
         self._store = store
         self._clock = clock
-        self._power = power
+        self._endings = endings
         self._snapshots = snapshots
         self._schedules = schedules
         self._tasks = tasks
@@ -76,7 +74,7 @@ class Keeper:
         turn = 0
         while True:
             self._begin()
-            await self._try(self.expire)
+            await self._try(self._endings.expire)
             await self._try(self._schedules.tick)
             await self._try(self._pool.tick)
             await self._try(self._snapshots.follow)
@@ -115,12 +113,3 @@ class Keeper:
             await unit.events.prune(_KEEP_EVENTS)
             await unit.operations.prune(now - _KEEP_OPERATIONS)
             await unit.receipts.prune(now - _KEEP_RECEIPTS)
-
-    async def expire(self) -> int:
-        """Delete every instance whose lifetime is over; how many there were."""
-        async with self._store.read() as unit:
-            due = await unit.instances.expired(self._clock())
-        for id in due:
-            with contextlib.suppress(NotFound):  # somebody else deleted it
-                await self._power.delete(SYSTEM, id)
-        return len(due)

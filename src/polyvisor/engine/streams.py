@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 from polyvisor.engine.instances import InstancesEngine
 from polyvisor.engine.waits import Waits
 from polyvisor.model.face import Face, face
-from polyvisor.model.faults import TimedOut, Unavailable, WrongState
-from polyvisor.model.guest import Exec, Exit, JournalRecord
+from polyvisor.model.faults import Fault, TimedOut, Unavailable, WrongState
+from polyvisor.model.guest import Exec, Exit, JournalRecord, Output
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.instance import Instance
 from polyvisor.model.principal import Action, Principal
@@ -68,12 +69,25 @@ class StreamsEngine:
         :raise Fault: the guest does not run it.
         """
         for _ in range(times):
-            process = await self.execute(principal, key, Exec(("true",), timeout=_EXERCISE_LIMIT))
-            try:
-                while not isinstance(await process.read(), Exit):
-                    pass
-            finally:
-                await process.close()
+            await self.run(principal, key, Exec(("true",), timeout=_EXERCISE_LIMIT))
+
+    async def sync(self, principal: Principal, key: str) -> None:
+        """What its guest has written is on its disk, as far as it says so within a while; else as it is."""
+        instance = await self._instances.get(principal, key, Action.INSTANCE_INTERACT)
+        if face(instance) is Face.RUNNING and instance.observed.ready:
+            with contextlib.suppress(Fault):
+                await self.run(principal, key, Exec(("sync",), timeout=_EXERCISE_LIMIT))
+
+    async def run(self, principal: Principal, key: str, ask: Exec) -> tuple[Exit, bytes, bytes]:
+        """A command from its beginning to its end, with what it said on 1 and on 2. :raise Fault: as `execute`."""
+        process = await self.execute(principal, key, ask)
+        said: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        try:
+            while isinstance(piece := await process.read(), Output):
+                said[piece.fd] += piece.data
+        finally:
+            await process.close()
+        return piece, bytes(said[1]), bytes(said[2])
 
     async def console(self, principal: Principal, key: str, *, attended: bool = True) -> AsyncIterator[bytes]:
         """What the console said and says, until the machine ends. `attended`: by somebody, which keeps it awake."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from polyvisor.model.compression import Compression
+from polyvisor.model.ending import Ending
 from polyvisor.model.foreign import Foreign
 from polyvisor.model.health import HealthCheck
 from polyvisor.model.instance import Mount, Power
@@ -60,3 +61,4 @@ class Create:
     displays: tuple[Display, ...] | None = None
     bridged: tuple[str, ...] | None = None
     tpm: bool | None = None
+    ending: Ending | None = None

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from polyvisor.model.compression import Compression, check_delay
+from polyvisor.model.ending import Ending, check_ending
 from polyvisor.model.faults import Invalid
 from polyvisor.model.health import HealthCheck, check_health
 from polyvisor.model.ids import Digest
@@ -168,6 +169,7 @@ class Spec:
     bridged: tuple[str, ...] = ()  # NICs of the host that it has one of its own on, beside its `network`
     macs: tuple[str, ...] = ()  # its NICs' addresses where they are not ours to choose, see `Reshape`
     tpm: Tpm = Tpm()
+    ending: Ending = Ending()
     later: Reshape | None = None
 
     @property
@@ -248,6 +250,7 @@ def check_spec(spec: Spec) -> Spec:
     _check_bridged(spec)
     _check_macs(spec.macs)
     _check_tpm(spec)
+    check_ending(spec.ending)
     check_seed(spec.cloud_init)
     if spec.health is not None:
         check_health(spec.health, network=spec.network)

@@ -133,6 +133,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             await engine.health.close()
             await engine.pushes.close()
             await engine.forks.close()
+            await engine.endings.close()
             await engine.audit.close()
             await reconciler.close()
             async with store.read() as unit:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from contract.store.things import P, a_snapshot, an_instance, an_operation, get, projects, put
+from polyvisor.engine.endings import EndingsEngine
 from polyvisor.engine.events import EventsEngine
 from polyvisor.engine.health import HealthEngine
 from polyvisor.engine.instances import InstancesEngine
@@ -236,14 +237,15 @@ def a_keeper(store: Any, now: datetime = NOW) -> Keeper:
     standby = StandbyEngine(store, None, lambda: now, instances, power, None, NetworkMode.USER, None)  # type: ignore[arg-type]  # nobody is idle
     sessions = SessionsEngine(store, lambda: now, None, None)  # type: ignore[arg-type]  # nobody logs in
     tasks = TasksEngine(store, lambda: now, instances, power, snapshots)
-    return Keeper(store, lambda: now, power, snapshots, schedules, tasks, pool, reclaim, standby, health, sessions)
+    endings = EndingsEngine(store, lambda: now, instances, power, snapshots, None)  # type: ignore[arg-type]  # nothing is kept
+    return Keeper(store, lambda: now, endings, snapshots, schedules, tasks, pool, reclaim, standby, health, sessions)
 
 
 async def test_the_keeper_deletes_what_has_expired_once(store: SqlStore) -> None:
     over, later = an_instance(intent=Intent(expires=NOW)), an_instance(intent=Intent(expires=NOW + timedelta(1)))
     await put(store, over, later)
-    keeper = a_keeper(store)
-    assert [await keeper.expire(), await keeper.expire()] == [1, 0]
+    endings = a_keeper(store)._endings
+    assert [await endings.expire(), await endings.expire()] == [1, 0]
     assert (await get(store, over)).intent.deleted
     assert not (await get(store, later)).intent.deleted
     async with store.read() as unit:
