@@ -122,7 +122,7 @@ class InstancesEngine:
                 unit, self.network, await unit.instances.add(instance)
             )
             if wanted.foreign is not None:
-                await unit.foreigners.put(instance.project, instance.id, wanted.foreign)
+                await unit.foreigners.put(instance.project, instance.id, wanted.foreign.of(instance.id))
             operation = await self.open(unit, instance, Verb.CREATE, instance.spec.origin)
             if receipt:
                 await unit.receipts.add(principal.project, receipt, digest, instance.id, self._clock())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from polyvisor.model.ids import ProjectId
 
@@ -18,6 +18,13 @@ class Foreign:
     dialect: str
     remainder: str = field(default="", repr=False)
     alias: tuple[str, str] | None = None
+
+    def of(self, id: str) -> Foreign:
+        """The same, when the thing's own id is known: `{id}` in an alias is that."""
+        if self.alias is None:
+            return self
+        kind, alias = self.alias
+        return replace(self, alias=(kind, alias.replace("{id}", id)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from polyvisor.dialects.instavm.settings import STANDARD
+from polyvisor.dialects.instavm.settings import Settings as Sandboxes
 from polyvisor.host.ingress import Settings
 from polyvisor.host.paths import Place
 from polyvisor.model.compression import Packing, check_delay, parse_compression
@@ -155,6 +157,23 @@ class VelocityConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class InstavmConfig:
+    """`image` is what VMs are made of that name no `image_variant`, `max_lifetime` the longest that one may be asked to
+    live (0: no limit), `ssh_host` where clients are told to find the SSH gateway."""
+
+    image: str = STANDARD
+    max_lifetime: str = "7d"
+    ssh_host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VariantConfig:
+    """An `image_variant` of the InstaVM API, and its image."""
+
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolConfig:
     """A directory for volumes beside the data directory's own: it must exist. `number` is how APIs with numbers call
     it, 1 or more and one's own.
@@ -186,6 +205,8 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     velocity: VelocityConfig = field(default_factory=VelocityConfig)
     ingress: IngressConfig = field(default_factory=IngressConfig)
+    instavm: InstavmConfig = field(default_factory=InstavmConfig)
+    variants: Mapping[str, VariantConfig] = field(default_factory=dict)
     pools: Mapping[str, PoolConfig] = field(default_factory=dict)
     nics: Mapping[str, NicConfig] = field(default_factory=dict)
 
@@ -217,6 +238,15 @@ class Config:
                 raise Invalid(f"nics.{name}.bridge: must be a device's name", field=f"nics.{name}.bridge")
             found.append(HostNic(name, nic.number, nic.bridge, nic.description))
         return tuple(found)
+
+    def sandboxes(self) -> Sandboxes:
+        """What the InstaVM API minds. :raise Invalid:"""
+        longest = parse_duration(self.instavm.max_lifetime, "instavm.max_lifetime")
+        images = {STANDARD: self.instavm.image, **{name: one.image for name, one in self.variants.items()}}
+        for name, image in images.items():
+            if not image:
+                raise Invalid(f"variants.{name}.image: must name an image", field=f"variants.{name}.image")
+        return Sandboxes(images, int(longest), self.instavm.ssh_host)
 
     @property
     def data(self) -> Path:
@@ -283,6 +313,7 @@ def load(file: Path | None, flags: Mapping[str, str | None]) -> Config:
     config.memory.reclaim()
     config.velocity.lifetime()
     config.ingress.tls()
+    config.sandboxes()
     config.places("")
     config.host_nics()
     parse_size(config.images.largest, "images.largest")
@@ -308,7 +339,8 @@ def _build(tree: Mapping[str, Any]) -> Config:
     return replace(config, **sections)
 
 
-KINDS: Mapping[str, type[PoolConfig | NicConfig]] = {
+KINDS: Mapping[str, type[PoolConfig | NicConfig | VariantConfig]] = {
+    "variants": VariantConfig,
     "pools": PoolConfig,
     "nics": NicConfig,
 }  # of sections with sections of the operator's naming in them, as `[pools.main]`

@@ -6,10 +6,11 @@ import asyncio
 import gc
 import logging
 import sys
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyvisor.dialects import hypeman, native, velocity, vergeos
+from polyvisor.dialects import hypeman, instavm, native, velocity, vergeos
 from polyvisor.server.bootstrap import ensure_certificate, tell_addresses
 from polyvisor.server.config import Config
 from polyvisor.server.listeners import bind, serve, url_of
@@ -20,8 +21,9 @@ log = logging.getLogger("polyvisor.server")
 
 def application(parts: Parts) -> ASGIApp:
     """All dialects behind one door, told apart by path; what is nobody else's is the native one's."""
-    doors = [
+    doors: list[tuple[Callable[[str], bool], ASGIApp]] = [
         (hypeman.is_ours, hypeman.make_app(parts.engine)),
+        (instavm.is_ours, instavm.make_app(parts.engine, parts.config.sandboxes())),
         (velocity.is_ours, velocity.make_app(parts.engine, parts.config.velocity.lifetime())),
         (vergeos.is_ours, vergeos.make_app(parts.engine)),
     ]

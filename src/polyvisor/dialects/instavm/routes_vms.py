@@ -1,0 +1,275 @@
+"""VMs: make, list, read, change, clone, suspend, resume, end (instavm.md §1.4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query
+
+from polyvisor.dialects.instavm import records, snapshots, staged, vms
+from polyvisor.dialects.instavm.door import Call, Caller
+from polyvisor.dialects.instavm.records import Session, Wishes
+from polyvisor.dialects.instavm.states import ACTIVE, CREATING, RUNNING, TERMINATED
+from polyvisor.dialects.instavm.vms import Origin, Vm
+from polyvisor.dialects.instavm.wire import (
+    CloneRequest,
+    SnapshotRequest,
+    StageEnvRequest,
+    VMCreateRequest,
+    VMCreateResponse,
+    VMUpdateRequest,
+)
+from polyvisor.model.ending import Ending
+from polyvisor.model.faults import Exists, Invalid, NotFound, Unsupported
+from polyvisor.model.instance import Mount
+from polyvisor.model.principal import Action
+from polyvisor.model.request import Create
+from polyvisor.model.snapshot import SnapshotKind
+
+router = APIRouter()
+Wait = Annotated[bool, Query()]
+
+
+@router.post("/v1/vms")
+async def create(call: Caller, body: VMCreateRequest, wait: Wait = True) -> VMCreateResponse:
+    """A VM and its session, or the next VM of one."""
+    call.settings.admit_lifetime(body.vm_lifetime_seconds)
+    _refuse(body)
+    wishes = _wishes(body)
+    if body.session_id is None:
+        session, vm = await vms.spawn(call, vms.new_session(call, wishes), await _origin(call, body), wait=wait)
+        return _made(session, vm, wait)
+    async with vms.one_at_a_time(body.session_id):
+        session = await records.find_session(call, body.session_id, Action.INSTANCE_CREATE)
+        if not session.key or session.project != call.principal.project:
+            raise NotFound(f"Session {body.session_id} not found")
+        if await vms.of_session(call, session) is not None:
+            raise Exists("session_id: the session has a VM already; end that first")
+        session = replace(session, wishes=_merged(session.wishes, wishes, body))
+        session, vm = await vms.spawn(call, session, await _origin(call, body), wait=wait)
+        return _made(session, vm, wait)
+
+
+def _made(session: Session, vm: Vm, wait: bool) -> VMCreateResponse:
+    status = vm.word if wait else CREATING
+    return VMCreateResponse(vm_id=vm.id, session_id=session.id, status=status, env_status=vms.env_status(vm))
+
+
+def _refuse(body: VMCreateRequest) -> None:
+    """What is not here yet is said, and nothing is made. :raise Unsupported:"""
+    given = {
+        "vault_ids": body.vault_ids, "share": body.share, "custom_domain": body.custom_domain,
+        "egress_policy": body.egress_policy,
+    }  # fmt: skip
+    for field, said in given.items():
+        if said:
+            raise Unsupported(f"{field}: this server cannot do that", field=field)
+
+
+def _wishes(body: VMCreateRequest) -> Wishes:
+    return Wishes(
+        lifetime=body.vm_lifetime_seconds, memory_mb=body.memory_mb, vcpus=body.vcpu_count,
+        metadata=body.metadata or {}, env=body.env or {}, variant=body.image_variant,
+        suspend=bool(body.auto_suspend), resume=bool(body.auto_resume), snapshot=bool(body.snapshot_on_terminate),
+        snapshot_name=body.snapshot_name or "",
+    )  # fmt: skip
+
+
+_SAID_AS = {
+    "lifetime": "vm_lifetime_seconds", "memory_mb": "memory_mb", "vcpus": "vcpu_count", "metadata": "metadata",
+    "env": "env", "variant": "image_variant", "suspend": "auto_suspend", "resume": "auto_resume",
+    "snapshot": "snapshot_on_terminate", "snapshot_name": "snapshot_name",
+}  # fmt: skip
+
+
+def _merged(was: Wishes, wanted: Wishes, body: VMCreateRequest) -> Wishes:
+    """A session's wishes, and what this request says of its own."""
+    said = {name: getattr(wanted, name) for name, field in _SAID_AS.items() if getattr(body, field) is not None}
+    if "env" in said:
+        said["env"] = {**was.env, **wanted.env}
+    return replace(was, **said)
+
+
+async def _origin(call: Call, body: VMCreateRequest) -> Origin:
+    """What it is made of. :raise NotFound, Invalid:"""
+    mounts = await _mounts(call, body)
+    if body.snapshot_id is None:
+        return Origin(mounts=mounts)
+    if body.image_variant is not None:
+        raise Invalid("image_variant: a snapshot has an image already; name one of the two", field="image_variant")
+    return replace(await snapshots.origin(call, body.snapshot_id), mounts=mounts)
+
+
+async def _mounts(call: Call, body: VMCreateRequest) -> tuple[Mount, ...]:
+    asked = []
+    for number, one in enumerate(body.volumes or []):
+        if one.checkpoint_id is not None:
+            field = f"volumes.{number}.checkpoint_id"
+            raise Unsupported(f"{field}: this server has no checkpoints", field=field)
+        try:
+            volume = await call.core.volumes.get(call.principal, one.volume_id.removeprefix("vol_"))
+        except NotFound as fault:
+            field = f"volumes.{number}.volume_id"
+            raise Invalid(f"{field}: no volume {one.volume_id[:80]!r}", field=field) from fault
+        asked.append(Mount(volume.id, volume.name, one.mount_path, one.mode == "ro"))
+    return await call.core.volumes.resolve(call.principal, asked)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+@router.get("/v1/vms")
+async def running(call: Caller) -> list[dict[str, Any]]:
+    """Those that run, or are about to, oldest first, whoever made them."""
+    return [vms.described(call, one) for one in await vms.everything(call) if one.word in RUNNING]
+
+
+@router.get("/v1/vms/")
+async def all_records(call: Caller) -> list[dict[str, Any]]:
+    """All, also those that are no more, oldest first."""
+    here = await vms.everything(call)
+    former = await records.former(call, {one.instance.id for one in here})
+    found = [(one.created, vms.described_former(call, one)) for one in former]
+    found += [(one.record.created, vms.described(call, one)) for one in here]
+    return [told for _, told in sorted(found, key=lambda pair: pair[0])]
+
+
+@router.get("/v1/vms/{vm_id}")
+async def get(call: Caller, vm_id: str) -> dict[str, Any]:
+    """One, also when it is no more."""
+    try:
+        return vms.described(call, await vms.find(call, vm_id))
+    except NotFound:
+        return vms.described_former(call, await records.former_one(call, vm_id))
+
+
+# -- changing ----------------------------------------------------------------------------------------------------------
+
+
+@router.patch("/v1/vms/{vm_id}")
+async def update(call: Caller, vm_id: str, body: VMUpdateRequest) -> dict[str, Any]:
+    """What is said of its end, its lifetime from now on, its metadata. What is left out stays."""
+    call.settings.admit_lifetime(body.vm_lifetime_seconds)
+    if body.vault_ids:
+        raise Unsupported("vault_ids: this server cannot do that", field="vault_ids")
+    async with vms.one_at_a_time(vm_id):
+        vm = await vms.find(call, vm_id, Action.INSTANCE_ALTER)
+        spec = vm.instance.spec
+        for field, wanted, has in (
+            ("memory_mb", body.memory_mb, spec.memory >> 20), ("vcpu_count", body.vcpu_count, spec.vcpus),
+        ):  # fmt: skip
+            if wanted not in (None, has):
+                raise Unsupported(f"{field}: a VM keeps the {has} that it was made with", field=field)
+        was = spec.ending
+        ending = Ending(
+            was.suspend if body.auto_suspend is None else body.auto_suspend,
+            was.snapshot if body.snapshot_on_terminate is None else body.snapshot_on_terminate,
+            was.name if body.snapshot_name is None else body.snapshot_name,
+        )
+        await _change(call, vm, body, ending)
+        return {"vm_id": vm.id, **vms.described(call, await vms.latest(call, vm))}
+
+
+async def _change(call: Call, vm: Vm, body: VMUpdateRequest, ending: Ending) -> None:
+    lifetime = vms.seconds(body.vm_lifetime_seconds)
+    labels = None if body.metadata is None else dict(vms.labels_of(body.metadata))
+    if (ending, lifetime, labels) != (vm.instance.spec.ending, None, None):
+        await call.core.instances.update(
+            call.principal, vm.instance.id, ending=ending, lifetime=lifetime, labels=labels
+        )
+    record = vm.record
+    if body.metadata is not None:
+        record = replace(record, metadata=body.metadata)
+    if body.auto_resume is not None:
+        record = replace(record, resume=body.auto_resume)
+    if body.vm_lifetime_seconds is not None:
+        record = replace(record, lifetime=body.vm_lifetime_seconds)
+    if record != vm.record:
+        await records.write_record(call, record, Action.INSTANCE_ALTER)
+
+
+@router.delete("/v1/vms/{vm_id}")
+async def delete(call: Caller, vm_id: str) -> dict[str, Any]:
+    """It is no more; a snapshot that it was to end in is there by then."""
+    async with vms.one_at_a_time(vm_id):
+        vm = await vms.find(call, vm_id, Action.INSTANCE_DELETE)
+        record = await vms.end(call, vm)
+    return {"vm_id": record.vm_id, "session_id": record.session, "status": TERMINATED}
+
+
+# -- copies ------------------------------------------------------------------------------------------------------------
+
+
+@router.post("/v1/vms/{vm_id}/clone")
+async def clone(
+    call: Caller, vm_id: str, body: Annotated[CloneRequest | None, Body()] = None, wait: Wait = True
+) -> dict[str, Any]:
+    """A VM with the files of another one, by a snapshot that stays if it was given a name."""
+    name = body.snapshot_name if body else None
+    vm = await vms.find(call, vm_id, Action.INSTANCE_OPERATE)
+    session = vms.new_session(call, await _wishes_of(call, vm))
+    if name:
+        taken = await snapshots.take(call, vm, name, wait=True)
+        session, copy = await vms.spawn(call, session, Origin(taken, shown=snapshots.shown(taken)), wait=wait)
+        kept = {"snapshot_id": snapshots.shown(taken), "snapshot_deleted": False}
+    else:
+        await call.core.streams.sync(call.principal, vm.instance.id)
+        lifetime = vms.seconds(session.wishes.lifetime)
+        wanted = Create(foreign=vms.foreign(), labels=vm.instance.spec.labels, lifetime=lifetime)
+        asked = await call.core.forks.fork(call.principal, vm.instance.id, wanted, SnapshotKind.DISK)
+        session, copy = await vms.adopted(call, session, asked, "", wait=wait)
+        kept = {"snapshot_id": None, "snapshot_deleted": True}
+    status = copy.word if wait else CREATING
+    return {"vm_id": copy.id, "session_id": session.id, "status": status, **kept}
+
+
+async def _wishes_of(call: Call, vm: Vm) -> Wishes:
+    """What the VM's session wants; a clone is to be the like, without an end that was its source's."""
+    try:
+        session = await records.find_session(call, vm.record.session)
+    except NotFound:
+        return Wishes(metadata=vm.record.metadata)
+    return replace(session.wishes, metadata=vm.record.metadata, env={}, vcpus=None, memory_mb=None)
+
+
+@router.post("/v1/vms/{vm_id}/snapshot")
+async def snapshot(
+    call: Caller, vm_id: str, body: Annotated[SnapshotRequest | None, Body()] = None, wait: Wait = True
+) -> dict[str, Any]:
+    """Of its disk; a VM that is made of it boots with these files."""
+    vm = await vms.find(call, vm_id, Action.INSTANCE_OPERATE)
+    name = body.name if body and body.name else ""
+    taken = await snapshots.take(call, vm, name, wait=wait)
+    return await snapshots.described_one(call, snapshots.shown(taken))
+
+
+# -- standby -----------------------------------------------------------------------------------------------------------
+
+
+@router.post("/v1/vms/{vm_id}/suspend")
+async def suspend(call: Caller, vm_id: str) -> dict[str, Any]:
+    """Its memory and disk are kept, and it runs no more."""
+    async with vms.one_at_a_time(vm_id):
+        vm = await vms.find(call, vm_id, Action.INSTANCE_OPERATE)
+        asked = await call.core.power.suspend(call.principal, vm.instance.id)
+        vm = replace(vm, instance=asked.instance)
+    return {"vm_id": vm.id, "session_id": vm.record.session, "status": vm.word}
+
+
+@router.post("/v1/vms/{vm_id}/resume")
+async def resume(call: Caller, vm_id: str, wait: Wait = True) -> dict[str, Any]:
+    """It goes on where it was, under another name."""
+    async with vms.one_at_a_time(vm_id):
+        vm = await vms.find(call, vm_id, Action.INSTANCE_OPERATE)
+        vm = await vms.resume(call, vm, wait=wait)
+    status = vm.word if wait or vm.word == ACTIVE else "resuming"
+    return {"vm_id": vm.id, "session_id": vm.record.session, "status": status}
+
+
+@router.post("/v1/vms/{vm_id}/stage-env")
+async def stage_env(call: Caller, vm_id: str, body: StageEnvRequest) -> dict[str, Any]:
+    """Variables for what is executed from now on; they are in the VM's memory and nowhere else."""
+    vm = await vms.awake(call, await vms.find(call, vm_id, Action.INSTANCE_INTERACT))
+    await staged.put(call, vm, {one.env_name: one.value for one in body.entries})
+    return {"vm_id": vm.id, "status": "ok", "staged": [one.env_name for one in body.entries]}

@@ -1,0 +1,33 @@
+"""What an administrator decides about this dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from polyvisor.model.faults import Forbidden, Invalid
+
+STANDARD = "standard"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`variants`: the image behind each `image_variant`. `longest`: seconds that a VM may be asked to live; 0: any.
+    `ssh_host`: where clients find the SSH gateway."""
+
+    variants: Mapping[str, str] = field(default_factory=lambda: {STANDARD: STANDARD})
+    longest: int = 7 * 86400
+    ssh_host: str = ""
+
+    def image(self, variant: str | None) -> str:
+        """The image to make a VM of. :raise Invalid: nothing is configured for that variant."""
+        found = self.variants.get(variant or STANDARD)
+        if found is None:
+            known = ", ".join(sorted(self.variants))
+            raise Invalid(f"image_variant: {(variant or '')[:60]!r} is not configured ({known})", field="image_variant")
+        return found
+
+    def admit_lifetime(self, seconds: int | None) -> None:
+        """:raise Forbidden: longer than is allowed, in the words that clients read the limit from."""
+        if seconds is not None and self.longest and seconds > self.longest:
+            raise Forbidden(f"VM lifetime cannot exceed {self.longest}s", field="vm_lifetime_seconds")

@@ -1,0 +1,166 @@
+"""What is asked and answered, in the seed's field order (instavm.md §1). Fields that are not known are ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
+
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+Vcpus = Annotated[int, Field(ge=1, le=256)]
+Megabytes = Annotated[int, Field(ge=128, le=1024 * 1024)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Env = dict[Text, Text]
+
+
+class ShareRequest(BaseModel):
+    """A port of the VM that is to be reached from outside."""
+
+    port: Port
+    is_public: bool = False
+
+
+class CustomDomainRequest(BaseModel):
+    """A name of the owner's that leads to the share."""
+
+    domain: Text
+    dns_provider: Text | None = None
+    dns_credentials: dict[Text, Text] | None = Field(default=None, repr=False)
+
+
+class VMVolumeMountRequest(BaseModel):
+    """A volume, and where it is to be."""
+
+    volume_id: Text
+    mount_path: Text
+    mode: Literal["rw", "ro"] = "rw"
+    checkpoint_id: Text | None = None
+
+
+class VMCreateRequest(BaseModel):
+    """`POST /v1/vms` (seed); the last two are the SDK's."""
+
+    session_id: Text | None = None
+    vm_lifetime_seconds: Annotated[int, Field(ge=1)] | None = None
+    memory_mb: Megabytes | None = None
+    vcpu_count: Vcpus | None = None
+    metadata: dict[str, Any] | None = None
+    env: Env | None = Field(default=None, repr=False)
+    egress_policy: dict[str, Any] | None = None
+    snapshot_id: Text | None = None
+    snapshot_on_terminate: bool | None = None
+    snapshot_name: Text | None = None
+    share: ShareRequest | None = None
+    custom_domain: CustomDomainRequest | None = None
+    image_variant: Text | None = None
+    volumes: list[VMVolumeMountRequest] | None = None
+    vault_ids: list[Text] | None = None
+    auto_suspend: bool | None = None
+    auto_resume: bool | None = None
+
+
+class VMCreateResponse(BaseModel):
+    """Its answer (seed)."""
+
+    vm_id: str | None
+    session_id: str
+    status: str
+    share: dict[str, Any] | None = None
+    custom_domain: dict[str, Any] | None = None
+    env_status: str = "none"
+    env_error: str | None = None
+
+
+class VMUpdateRequest(BaseModel):
+    """`PATCH /v1/vms/{id}`; what is left out stays."""
+
+    memory_mb: Megabytes | None = None
+    vcpu_count: Vcpus | None = None
+    vm_lifetime_seconds: Annotated[int, Field(ge=1)] | None = None
+    metadata: dict[str, Any] | None = None
+    snapshot_on_terminate: bool | None = None
+    snapshot_name: Text | None = None
+    vault_ids: list[Text] | None = None
+    auto_suspend: bool | None = None
+    auto_resume: bool | None = None
+
+
+class CloneRequest(BaseModel):
+    """`snapshot_name`: how the snapshot in between is called, which stays then."""
+
+    snapshot_name: Text | None = None
+
+
+class SnapshotRequest(BaseModel):
+    """Of a VM's disk."""
+
+    name: Text | None = None
+
+
+class StagedVariable(BaseModel):
+    """A variable for what is executed from now on."""
+
+    env_name: Text
+    value: Text = Field(repr=False)
+
+
+class StageEnvRequest(BaseModel):
+    """They are kept in the VM's memory alone."""
+
+    entries: list[StagedVariable]
+
+
+class SessionRequest(BaseModel):
+    """`POST /v1/sessions/session`; the key comes in the body."""
+
+    api_key: Text = Field(repr=False)
+    vm_lifetime_seconds: Annotated[int, Field(ge=20, le=86400)] | None = None
+    memory_mb: Megabytes | None = None
+    vcpu_count: Vcpus | None = None
+    metadata: dict[str, Any] | None = None
+    env: Env | None = Field(default=None, repr=False)
+
+
+class KillRequest(BaseModel):
+    """Which session's VM."""
+
+    session_id: Text
+
+
+class ExecuteRequest(BaseModel):
+    """`POST /execute`. `command` and `code` are the same thing; `timeout` is in seconds."""
+
+    command: Text | None = None
+    code: Text | None = None
+    session_id: Text
+    language: Literal["python", "bash"] = "python"
+    timeout: Annotated[int, Field(ge=1, le=3600)] = 60
+    api_key: Text | None = Field(default=None, repr=False)
+    vault_ids: list[Text] | None = None
+
+
+class ExecuteResponse(BaseModel):
+    """What it said and how it ended; times in seconds."""
+
+    stdout: str
+    stderr: str
+    execution_time: float
+    cpu_time: float
+    exit_code: int
+
+
+class PtyRequest(BaseModel):
+    """A terminal: `command` is a line for the shell, `shell` a program; neither is a login shell."""
+
+    cols: Annotated[int, Field(ge=1, le=1000)] = 80
+    rows: Annotated[int, Field(ge=1, le=1000)] = 24
+    command: Text | None = None
+    shell: Text | None = None
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] | None = None
+
+
+class PtySize(BaseModel):
+    """In characters."""
+
+    cols: Annotated[int, Field(ge=1, le=1000)]
+    rows: Annotated[int, Field(ge=1, le=1000)]

@@ -1,0 +1,60 @@
+"""Keys, the audit log, and what is not here (instavm.md §1.15)."""
+
+from __future__ import annotations
+
+import pytest
+
+from dialect.instavm.conftest import Caller
+from dialect.served import fresh
+from polyvisor.dialects.instavm.routes_platform import ABSENT
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_keys(root: Caller) -> None:
+    name = fresh("ci")
+    made = await root.ok("POST /v1/api-keys/", {"description": name})
+    other = Caller(root.http, made["key"])
+    assert (await other.ok("GET /v1/users/me")).keys() >= {"id", "email", "name", "is_verified"}
+    assert isinstance(made["id"], int)
+    told = await root.ok(f"GET /v1/api-keys/{made['id']}")
+    assert (told["description"], "key" in told) == (name, False)
+    assert told["id"] in {one["id"] for one in await root.ok("GET /v1/api-keys/")}
+    changed = await root.ok(f"PATCH /v1/api-keys/{made['id']}", {"description": f"{name}-b"})
+    assert changed["description"] == f"{name}-b"
+    await root.wrong("description", "POST /v1/api-keys/", {"description": "/"})
+    await root.wrong("number", "GET /v1/api-keys/x", place="path")
+    assert (await root.ok(f"DELETE /v1/api-keys/{made['id']}"))["status"] == "deleted"
+    await root.refused(404, f"DELETE /v1/api-keys/{made['id']}")
+    await other.refused(401, "GET /v1/users/me")
+
+
+async def test_the_log(root: Caller, tenant: Caller) -> None:
+    made = await root.vm()
+    vm = made["vm_id"]
+    await root.ok(f"DELETE /v1/vms/{vm}")
+    events = (await root.ok("GET /v1/audit/events", vm_id=vm))["items"]
+    assert [one["event_type"] for one in events] == ["vm.terminated", "vm.created"]
+    assert {one["status"] for one in events} == {"success"}
+    assert (await root.ok("GET /v1/audit/events", session_id=made["session_id"]))["items"] == events
+    assert await root.ok(f"GET /v1/audit/events/{events[0]['id']}") == events[0]
+    one = await root.ok("GET /v1/audit/events", event_type="vm.created", limit=1)
+    assert len(one["items"]) == 1
+    for _ in range(2):
+        await root.vm()
+    first = await root.ok("GET /v1/audit/events", event_group="vm", status="success", limit=1)
+    second = await root.ok("GET /v1/audit/events", event_group="vm", cursor=first["next_cursor"], limit=1)
+    assert int(second["items"][0]["id"]) < int(first["items"][0]["id"])
+    catalog = (await root.ok("GET /v1/audit/catalog"))["catalog"]
+    assert {"vm.created", "vm.terminated"} <= set(catalog["vm"])
+    await root.wrong("limit", "GET /v1/audit/events", place="query", limit=201)
+    await root.refused(404, "GET /v1/audit/events/999999999")
+    assert (await tenant.ok("GET /v1/audit/events", vm_id=vm))["items"] == []
+
+
+@pytest.mark.parametrize("path", sorted(ABSENT))
+async def test_what_is_not_here_says_so(root: Caller, path: str) -> None:
+    for line in (f"GET {path}/x", f"POST {path}/a/b", f"DELETE {path}/a"):
+        assert (
+            await root.refused(501, line, {} if line.startswith("P") else None) == f"This server has no {ABSENT[path]}"
+        )
