@@ -4,6 +4,7 @@
  *   session.c   the conversation with the host over one port
  *   process.c   children: commands, and verbs that run as children
  *   dial.c      connections to what listens in the guest
+ *   drain.c     streams that outlive their command
  *   verbs.c     files, mounts
  *   overlay.c   what a guest writes above a volume that it only reads
  *   network.c   link, address, names
@@ -16,10 +17,12 @@
  */
 #pragma once
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdnoreturn.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 
 /* -- wire.c ------------------------------------------------------------------------------------------------ */
@@ -96,6 +99,7 @@ struct process {
     struct buffer input, result;
     int64_t deadline; /* milliseconds of the monotonic clock; 0: none */
     int status;
+    int64_t cpu_us; /* that it has used, with the children that it waited for */
     bool exited, input_ended, is_verb, tty, timed_out;
     bool is_link;                            /* a connection and no child: both its streams are one socket */
     struct buffer request;                   /* for `finish` alone */
@@ -108,14 +112,22 @@ typedef int verb_function(struct pairs request);
 int64_t now_ms(void);
 /* Start what `request` says; NULL with a word for why in *error. `verb` NULL: a command. */
 struct process *process_start(uint32_t channel, struct pairs request, verb_function *verb, const char **error);
-/* A connection to the TCP port that `request` names; NULL as above. */
+/* A connection to the TCP port or the unix socket that `request` names; NULL as above. */
 struct process *dial_start(uint32_t channel, struct pairs request, const char **error);
 void process_signal(struct process *process, int number);
 void process_resize(struct process *process, unsigned columns, unsigned rows);
 void process_feed(struct process *process); /* as much of the waiting input as its pipe takes */
 void process_kill(struct process *process);
 void process_free(struct process *process);
-void process_reaped(struct process *process, int status);
+void process_reaped(struct process *process, int status, const struct rusage *usage);
+
+/* -- drain.c ----------------------------------------------------------------------------------------------- */
+
+enum { DRAINED_MOST = 64 };
+
+void drain_add(int stream);
+nfds_t drain_collect(struct pollfd *polled); /* DRAINED_MOST at most */
+void drain_all(void);
 
 /* -- verbs.c, tar.c: run in a child with streams 0 and 1 and a result on 3; their value is the exit code ------- */
 

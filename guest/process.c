@@ -233,8 +233,10 @@ void process_feed(struct process *process)
     }
 }
 
-void process_reaped(struct process *process, int status)
+void process_reaped(struct process *process, int status, const struct rusage *usage)
 {
+    const struct timeval *user = &usage->ru_utime, *system = &usage->ru_stime;
+    process->cpu_us = ((int64_t)user->tv_sec + system->tv_sec) * 1000000 + user->tv_usec + system->tv_usec;
     process->exited = true;
     process->status = status;
     process->input.size = 0;

@@ -5,7 +5,7 @@
 #include "agent.h"
 
 #include <errno.h>
-#include <poll.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +31,7 @@ static const struct verb {
 } verbs[] = {
     {.name = "exec"},
     {.name = "dial", .links = true},
+    {.name = "connect", .links = true},
     {"read", .run = verb_read},
     {"write", .run = verb_write},
     {"stat", .run = verb_stat},
@@ -281,7 +282,10 @@ static void listen_to(struct process *process, int stream)
             pairs_add(&process->result, "text", strerror(errno));
         }
         if (got <= 0) { /* the end; or the command has exited and left nothing, whoever else holds the stream */
-            close(process->fd[stream]);
+            if (got < 0 && errno == EAGAIN && process->channel && !process->is_verb && !process->tty)
+                drain_add(process->fd[stream]);
+            else
+                close(process->fd[stream]);
             process->fd[stream] = -1;
             return;
         }
@@ -300,7 +304,7 @@ static void listen_to(struct process *process, int stream)
 static void conclude(struct process *process)
 {
     struct buffer result = {0};
-    char number[16];
+    char number[24];
     if (process->finish && !process->status && !process->result.size)
         process->finish(process);
     if (process->is_verb && process->result.size) {
@@ -316,6 +320,10 @@ static void conclude(struct process *process)
         snprintf(number, sizeof number, "%d", WEXITSTATUS(process->status));
         pairs_add(&result, "code", number);
     }
+    if (!process->is_verb) {
+        snprintf(number, sizeof number, "%" PRId64, process->cpu_us);
+        pairs_add(&result, "cpu_us", number);
+    }
     say(RESULT, 0, process->channel, result.data, result.size);
     buffer_free(&result);
 }
@@ -323,10 +331,11 @@ static void conclude(struct process *process)
 static void reap(void)
 {
     int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+    struct rusage usage;
+    for (pid_t pid; (pid = wait4(-1, &status, WNOHANG, &usage)) > 0;)
         for (struct process *process = processes; process; process = process->next)
             if (process->pid == pid)
-                process_reaped(process, status);
+                process_reaped(process, status, &usage);
 }
 
 /* Move everything on as far as it goes; the time in milliseconds until something has to be looked at again. */
@@ -396,12 +405,12 @@ static nfds_t collect(struct pollfd *polled, int signals, int seen, bool away)
             if (is_wanted(process, stream))
                 polled[count++] = (struct pollfd){.fd = process->fd[stream], .events = POLLIN};
     }
-    return count;
+    return count + drain_collect(polled + count);
 }
 
 noreturn void session_run(int opened, int signals)
 {
-    static struct pollfd polled[3 + 3 * (PROCESSES_MOST + 1)];
+    static struct pollfd polled[3 + 3 * (PROCESSES_MOST + 1) + DRAINED_MOST];
     bool away = false; /* no host: the port would wake us for ever to say so */
     int64_t left = 0;  /* since when */
     bool ended = false; /* what it had under way is */
@@ -422,6 +431,7 @@ noreturn void session_run(int opened, int signals)
         if (ready > 0 && polled->revents)
             handshake_complete(seen);
         heed(signals);
+        drain_all();
         struct pollfd look = {.fd = port, .events = POLLIN};
         bool gone = poll(&look, 1, 0) > 0 && look.revents & (POLLHUP | POLLERR);
         /* One host's leaving may be told after the next one's first words: only who stays away is gone, and whoever

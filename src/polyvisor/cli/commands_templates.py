@@ -17,12 +17,13 @@ app = typer.Typer(help="Booted machines that new instances are copies of.", no_a
 
 
 @app.command()
-def create(
+def create(  # noqa: PLR0913 - the options of a command
     image: Annotated[str, typer.Argument(metavar="IMAGE")],
     vcpus: Annotated[int | None, typer.Option(help="As many as its instances will have.")] = None,
     memory: Annotated[str | None, typer.Option("-m", "--memory", help="Such as 512M.")] = None,
     disk: Annotated[str | None, typer.Option(help="Such as 10G.")] = None,
     shared: Annotated[bool, typer.Option("--shared", help="For every project; operators only.")] = False,
+    code: Annotated[bool, typer.Option("--code", help="With a Python session that is up.")] = False,
     as_json: Json = False,
 ) -> None:
     """Boot a machine of IMAGE once and keep its memory: instances of the same size start as copies of it."""
@@ -30,7 +31,7 @@ def create(
     async def work(client: Client) -> None:
         from polyvisor.wire.native import CreateTemplate
 
-        wanted = CreateTemplate(image=image, vcpus=vcpus, memory=memory, disk=disk, shared=shared)
+        wanted = CreateTemplate(image=image, vcpus=vcpus, memory=memory, disk=disk, shared=shared, code=code)
         made = await client.templates.create(wanted)
         if as_json:
             show.document(made)

@@ -80,6 +80,11 @@ class Instances:
         """Delete it and its disk. One that runs is refused without `force`."""
         return await self._ask("DELETE", _path(key), wait, timeout, params={"force": force})
 
+    async def code(self, key: str, request: wire.CodeRequest) -> wire.CodeResult:
+        """Run code to its end."""
+        patience = request.timeout + _WAIT
+        return await self._link.ask("POST", _path(key, "code"), wire.CodeResult, body=request, patience=patience)
+
     async def health(self, key: str) -> wire.Health:
         """How its workload is, as its health check has it."""
         return await self._link.ask("GET", _path(key, "health"), wire.Health)

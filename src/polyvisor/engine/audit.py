@@ -44,6 +44,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "streams": {
         "guest": "instance.interact", "execute": "instance.execute", "type": "instance.type",
     },
+    "code": {"run": "instance.run"},
     "volumes": {
         "create": "volume.create", "create_from": "volume.create", "resize": "volume.resize", "delete": "volume.delete",
         "attach": "volume.attach", "detach": "volume.detach",

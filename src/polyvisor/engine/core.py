@@ -9,6 +9,7 @@ from pathlib import Path
 from polyvisor.access.credentials import Doorkeeper
 from polyvisor.engine.appliances import AppliancesEngine
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
+from polyvisor.engine.code import CodeEngine
 from polyvisor.engine.derived import DerivedEngine
 from polyvisor.engine.endings import EndingsEngine
 from polyvisor.engine.events import EventsEngine
@@ -86,6 +87,7 @@ class Engine:
         self.media = MediaEngine(host, self.pools, maker)
         self.appliances = AppliancesEngine(host, self.media)
         self.streams = StreamsEngine(host, self.instances, waits)
+        self.code = CodeEngine(self.instances, self.streams)
         self.screens = ScreensEngine(host, self.instances)
         self.events = EventsEngine(store)
         self.hosts = HostsEngine(store, host)
@@ -96,7 +98,9 @@ class Engine:
         self.tasks = TasksEngine(store, clock, self.instances, self.power, self.snapshots)
         self.endings = EndingsEngine(store, clock, self.instances, self.power, self.snapshots, self.streams)
         self.pool = PoolEngine(store, self.instances, self.power, self.streams, pool)
-        self.templates = TemplatesEngine(store, self.instances, self.power, self.snapshots, self.streams, self.pool)
+        self.templates = TemplatesEngine(
+            store, self.instances, self.power, self.snapshots, self.streams, self.code, self.pool
+        )
         self.reclaim = ReclaimEngine(store, host, clock, reclaim or Policy())
         self.health = HealthEngine(store, host, clock)
         self.standby = StandbyEngine(store, host, clock, self.instances, self.power, waits, network.mode, self._watched)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from polyvisor.access.grants import permit, require, require_somewhere
+from polyvisor.engine.code import CodeEngine
 from polyvisor.engine.instances import InstancesEngine, Until
 from polyvisor.engine.origins import find_template, may_use
 from polyvisor.engine.pool import PoolEngine
@@ -36,13 +37,14 @@ _EXERCISES = 3  # commands run before the memory is kept, so that what a command
 class TemplatesEngine:
     """Templates are snapshots of bare instances, listed apart. One is made at a time."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the nouns that a template is made with
         self,
         store: Store,
         instances: InstancesEngine,
         power: PowerEngine,
         snapshots: SnapshotsEngine,
         streams: StreamsEngine,
+        code: CodeEngine,
         pool: PoolEngine,
     ) -> None:
         self._store = store
@@ -51,24 +53,28 @@ class TemplatesEngine:
         self._power = power
         self._snapshots = snapshots
         self._streams = streams
+        self._code = code
         self._turn = asyncio.Lock()
         self._under_way: set[asyncio.Task[Snapshot]] = set()
 
-    async def create(self, principal: Principal, wanted: Create, *, shared: bool = False) -> Snapshot:
+    async def create(
+        self, principal: Principal, wanted: Create, *, shared: bool = False, code: bool = False
+    ) -> Snapshot:
         """A template for creates that ask for this image and size. It is made to its end if the caller leaves.
 
-        `shared`: for every project, by the operator only.
+        `shared`: for every project, by the operator only. `code`: with a Python session that is up, where the image has
+        Python, so that the first code that is run in a copy finds it there.
         :raise Forbidden: :raise Exists: there is one. :raise Unsupported: the image boots a disk. :raise Fault:
         """
         require(principal, Action.SNAPSHOT_CREATE)
         if shared and not principal.operator:
             raise Forbidden("only an operator makes a template for every project")
-        task = asyncio.create_task(self._create(principal, wanted, shared), name=f"template of {wanted.image}")
+        task = asyncio.create_task(self._create(principal, wanted, shared, code), name=f"template of {wanted.image}")
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
-    async def _create(self, principal: Principal, wanted: Create, shared: bool) -> Snapshot:
+    async def _create(self, principal: Principal, wanted: Create, shared: bool, code: bool) -> Snapshot:
         kind = TemplateFor.ALL if shared else TemplateFor.PROJECT
         async with self._turn:
             spec = await self._instances.resolve(principal, replace(wanted, cold=True))
@@ -80,6 +86,8 @@ class TemplatesEngine:
                 raise Exists("image: there is a template for it in that size", field="image", subject=there.id)
             bare = await self._boot(principal, wanted)
             try:
+                if code:
+                    await self._code.warm_up(SYSTEM, bare.id)
                 name = f"{bare.name}-{kind}"
                 taken = await self._snapshots.create(principal, bare.id, name, SnapshotKind.FULL, template=kind)
                 return await self._snapshots.settle(taken, Until.LAUNCHED, _LIMIT)

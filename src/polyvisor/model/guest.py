@@ -26,11 +26,13 @@ class Exec:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a command ended: by itself with a code, by a signal, or at its time limit."""
+    """How a command ended: by itself with a code, by a signal, or at its time limit. `cpu` is what it has used of
+    processors, where that is known."""
 
     code: int | None = None
     signal: int | None = None
     timed_out: bool = False
+    cpu: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True)

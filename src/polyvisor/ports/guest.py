@@ -57,11 +57,14 @@ class Guest(Protocol):
     async def execute(self, ask: Exec) -> Process:
         """Start a command. A command that cannot be started ends with 127 or 126 and says why on stderr."""
 
-    async def dial(self, port: int) -> Process:
-        """A connection to what listens on a TCP port of the guest's own address: what is written goes there, what is
-        read comes from there, and its end is an `Exit` that says nothing. Reading raises `Unavailable` where nothing
-        listens, and `Unsupported` of an agent that does not know how.
+    async def dial(self, port: int, *, loopback: bool = False) -> Process:
+        """A connection to what listens on a TCP port of the guest's own address, or of its `loopback`: what is written
+        goes there, what is read comes from there, and its end is an `Exit` that says nothing. Reading raises
+        `Unavailable` where nothing listens, and `Unsupported` of an agent that does not know how.
         """
+
+    async def connect_to(self, path: str) -> Process:
+        """A connection to what listens on a unix socket in the guest; otherwise as `dial`."""
 
     def read_file(self, path: str) -> AsyncIterator[bytes]:
         """The file's bytes. :raise NotFound, Invalid:"""

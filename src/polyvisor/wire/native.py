@@ -233,13 +233,15 @@ class CreateInstance(_Request):
 
 
 class CreateTemplate(_Request):
-    """A template for creates that ask for this image and this size. `shared`: for every project, by the operator."""
+    """A template for creates that ask for this image and this size. `shared`: for every project, by the operator.
+    `code`: with a Python session that is up, where the image has Python."""
 
     image: Annotated[Text, Field(min_length=1, max_length=512)]
     vcpus: int | None = None
     memory: Size | None = None
     disk: Size | None = None
     shared: bool = False
+    code: bool = False
 
 
 class GuardRequest(_Request):
@@ -908,6 +910,25 @@ class LogRecord(_Reply):
     data: str = ""
     code: int | None = None
     signal: int | None = None
+
+
+class CodeRequest(_Request):
+    """Code to run in an instance. Python goes on where the last call has left it, bash begins anew each time."""
+
+    code: str = Field(max_length=8 * 1024 * 1024, repr=False)
+    language: Literal["python", "bash"] = "python"
+    timeout: float = Field(default=60.0, gt=0, le=86_400)
+    env: dict[EnvName, Text] = Field(default_factory=dict, repr=False)
+
+
+class CodeResult(_Reply):
+    """What code has said and how it ended; 124 where that was at its time limit. Times in seconds."""
+
+    stdout: str
+    stderr: str
+    exit_code: int
+    execution_time: float
+    cpu_time: float
 
 
 class ExecRequest(_Request):

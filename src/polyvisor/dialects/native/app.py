@@ -12,6 +12,7 @@ from polyvisor import __version__
 from polyvisor.dialects.native import (
     errors,
     routes_access,
+    routes_code,
     routes_files,
     routes_ingresses,
     routes_instances,
@@ -62,7 +63,7 @@ def make_app(engine: Engine) -> FastAPI:
     api = APIRouter(prefix=PREFIX)
     modules = (
         routes_access, routes_files, routes_sockets, routes_instances, routes_snapshots, routes_tasks, routes_templates,
-        routes_ingresses, routes_volumes, routes_screens, routes_things,
+        routes_ingresses, routes_volumes, routes_screens, routes_things, routes_code,
     )  # fmt: skip
     for module in modules:
         api.include_router(module.router)

@@ -19,7 +19,7 @@ async def create_template(body: wire.CreateTemplate, caller: Caller, core: Core)
 
     Answered when it is ready, some seconds later; it is made to its end if the caller leaves.
     """
-    return template_to(await core.templates.create(caller, template_of(body), shared=body.shared))
+    return template_to(await core.templates.create(caller, template_of(body), shared=body.shared, code=body.code))
 
 
 @router.get("")

@@ -145,7 +145,9 @@ def health_to(found: HealthStatus) -> wire.Health:
 
 def template_of(body: wire.CreateTemplate) -> Create:
     """The request as the engine wants it. :raise Invalid: a size that is none."""
-    return create_of(wire.CreateInstance.model_validate(body.model_dump(exclude={"shared"}, exclude_none=True)), ())
+    return create_of(
+        wire.CreateInstance.model_validate(body.model_dump(exclude={"shared", "code"}, exclude_none=True)), ()
+    )
 
 
 def fork_of(body: wire.ForkInstance) -> Create:

@@ -253,10 +253,16 @@ class Agent(asyncio.Protocol):
         self._begun += 1
         return Command(self, self._open(pairs.pack(request)))
 
-    async def dial(self, port: int) -> Command:
+    async def dial(self, port: int, *, loopback: bool = False) -> Command:
         """See Guest."""
         self._begun += 1
-        return Command(self, self._open(_request("dial", port=str(port))))
+        where = {"loopback": "1"} if loopback else {}
+        return Command(self, self._open(_request("dial", port=str(port), **where)))
+
+    async def connect_to(self, path: str) -> Command:
+        """See Guest."""
+        self._begun += 1
+        return Command(self, self._open(_request("connect", path=path)))
 
     async def shutdown(self) -> None:
         """See Guest."""

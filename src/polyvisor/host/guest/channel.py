@@ -19,6 +19,7 @@ from polyvisor.model.faults import (
     Unsupported,
 )
 from polyvisor.model.guest import Exit, Output
+from polyvisor.model.units import Seconds
 
 _STDIN = 0
 _LOST = "the connection to the guest's agent is gone"
@@ -90,8 +91,11 @@ class Channel:
             return said
         self.check()
         assert self.result is not None
-        code, signal = self.result.get("code"), self.result.get("signal")
-        return Exit(int(code) if code else None, int(signal) if signal else None, "timed_out" in self.result)
+        code, signal, cpu = (self.result.get(name) for name in ("code", "signal", "cpu_us"))
+        return Exit(
+            int(code) if code else None, int(signal) if signal else None, "timed_out" in self.result,
+            Seconds(int(cpu) / 1e6) if cpu else None,
+        )  # fmt: skip
 
     async def finished(self) -> dict[str, str]:
         """The result, output dropped. :raise Fault: the one it tells of."""

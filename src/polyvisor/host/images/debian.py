@@ -6,19 +6,18 @@ machines or told of this one, and `bootdisk` makes the disk. Without root the sa
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import inspect
-import os
 import sys
 from pathlib import Path
 
-from polyvisor.host.images import bootdisk
+from polyvisor.host.images import bootdisk, bootstrap
+from polyvisor.host.images.bootstrap import Release
 from polyvisor.host.images.overlay import Overlay
-from polyvisor.host.images.sources import Source, debian_sources
+from polyvisor.host.images.sources import Source
 from polyvisor.host.images.tools import missing
 from polyvisor.host.run import run
-from polyvisor.model.faults import Unsupported, Upstream
+from polyvisor.model.faults import Unsupported
 from polyvisor.model.units import GIB
 from polyvisor.ports.images import Progress
 
@@ -82,20 +81,11 @@ mke2fs -q -F -t ext4 -m 1 -O ^metadata_csum_seed,^orphan_file -E lazy_itable_ini
   -L root -U "$1" -d root root.img "$2"
 rm -rf root
 """
-_STAGES = (
-    ("running apt-get update", "reading the package lists", 0.02),
-    ("downloading packages", "downloading the base system", 0.06),
-    ("extracting archives", "unpacking the base system", 0.15),
-    ("installing essential", "installing the base system", 0.2),
-    ("installing remaining", "downloading and installing packages", 0.3),
-    ("cleaning package lists", "cleaning up", 0.75),
-    ("creating tarball", "packing the tree", 0.78),
-)
 
 
 def recipe() -> str:
     """The digest of everything in this recipe; another one makes another image."""
-    texts = (inspect.getsource(sys.modules[__name__]), inspect.getsource(bootdisk))
+    texts = (inspect.getsource(sys.modules[__name__]), inspect.getsource(bootdisk), inspect.getsource(bootstrap))
     return "debian:" + hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
@@ -106,80 +96,21 @@ def _check_host() -> list[Source]:
             lacking.append(package)
     if lacking:
         raise Unsupported(f"the {NAME} image needs packages that are not installed here: {', '.join(lacking)}")
-    sources = debian_sources(CODENAME)
-    if not sources:
-        raise Unsupported(f"the {NAME} image needs an apt source for Debian {CODENAME}; this machine has none")
-    return sources
+    return bootstrap.sources_of(NAME, CODENAME)
 
 
 async def build(work: Path, progress: Progress) -> Path:
     """A raw disk in `work`. :raise Unsupported: this host cannot; the text says what it lacks."""
     sources = _check_host()
-    await _bootstrap(sources, work, progress)
+    await bootstrap.make_tree(Release(NAME, CODENAME, PACKAGES), sources, work, progress)
     plan = bootdisk.Plan(SIZE, NAME + recipe())
     progress("making the root file system", 0.8)
     _write_overlay(work / "overlay.tar", sources, plan)
     argv = ["sh", "-c", _MAKE_ROOT, "make-root", plan.uuid("root-fs"), f"{plan.root_size // 1024}k"]
-    await run([*_as_root(), *argv], cwd=work, timeout=900)
+    await run([*bootstrap.as_root(), *argv], cwd=work, timeout=900)
     (work / "tree.tar").unlink()
     progress("making the boot disk", 0.9)
     return await bootdisk.assemble(plan, work / "root.img", work)
-
-
-def _as_root() -> list[str]:
-    """Files of many owners need root, or a user namespace with a range of them."""
-    return [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--map-auto"]
-
-
-def _mounts_apart() -> list[str]:
-    """It mounts the host's /dev/shm and more in its tree. Killed, it would leave them there, and who clears the tree
-    away would clear those too; in a mount namespace of its own they are seen by nobody else and end with it."""
-    return ["unshare", "--mount", "--propagation", "private"] if os.geteuid() == 0 else []
-
-
-async def _bootstrap(sources: list[Source], work: Path, progress: Progress) -> None:
-    listed = work / "sources.list"
-    listed.write_text("".join(source.line() + "\n" for source in sources))
-    listed.chmod(0o600)
-    log = work / "mmdebstrap.log"
-    argv = [
-        *_mounts_apart(), "mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
-        "--variant=apt", "--format=tar",
-        "--architectures=amd64", f"--logfile={log}", f"--include={','.join(PACKAGES)}",
-        '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
-        "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-        "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-        CODENAME, str(work / "tree.tar"), str(listed),
-    ]  # fmt: skip
-    watch = asyncio.create_task(_tell(log, progress))
-    own = {"TMPDIR": str(work), "HOME": str(work)}
-    try:
-        done = await run(argv, timeout=1800, check=False, env=own, online=True)
-    finally:
-        watch.cancel()
-    if done.code:
-        said = log.read_text("utf-8", "replace")[-4000:] if log.exists() else done.err.decode("utf-8", "replace")
-        raise _reason(said)
-
-
-def _reason(said: str) -> Exception:
-    errors = [line for line in said.splitlines() if line.startswith("E: ")]
-    first = errors[0][3:203] if errors else "no reason given"
-    if os.geteuid() != 0 and any(word in said for word in ("unshare", "newuidmap", "subuid", "namespace")):
-        return Unsupported(
-            f"the {NAME} image needs root, or user namespaces with a range of ids in /etc/subuid: {first}",
-            private=said,
-        )
-    return Upstream(f"the packages of the {NAME} image could not be installed: {first}", private=said)
-
-
-async def _tell(log: Path, progress: Progress) -> None:
-    while True:
-        said = log.read_text("utf-8", "replace") if log.exists() else ""
-        reached = [stage for stage in _STAGES if stage[0] in said]
-        if reached:
-            progress(reached[-1][1], reached[-1][2])
-        await asyncio.sleep(0.5)
 
 
 def _write_overlay(path: Path, sources: list[Source], plan: bootdisk.Plan) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from polyvisor.host.images import busybox, debian, disks, fetch, outward, ova
+from polyvisor.host.images import busybox, debian, disks, fetch, outward, ova, standard
 from polyvisor.host.images.addresses import addresses, is_public, split
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.catalog import FILES, Catalog, settle
@@ -38,7 +38,7 @@ from polyvisor.model.push import Login, Sent
 from polyvisor.model.units import Bytes
 from polyvisor.ports.images import Contents, Progress
 
-BUILT_IN = (busybox.NAME, debian.NAME)
+BUILT_IN = (busybox.NAME, debian.NAME, standard.NAME)
 DOWNLOADS = 8
 """Fetches at one time; others wait."""
 
@@ -331,24 +331,37 @@ class LocalImages:
         """See `ports.images.Images.build`."""
         if name not in BUILT_IN:
             raise NotFound(f"there is no built-in image {name!r}; there are {', '.join(BUILT_IN)}", subject=name)
-        recipe = busybox.recipe(busybox.binary()) if name == busybox.NAME else debian.recipe()
+        recipe, make = self._recipe(name)
         known = self._catalog.made_by(recipe)
         if known:
             self._catalog.name(known.id, name)
             return self._catalog.get(known.id)
-        make = self._busybox if name == busybox.NAME else self._debian
         return await self._share(name, name, progress, lambda flight: make(recipe, flight.tell))
+
+    def _recipe(self, name: str) -> tuple[str, Callable[[str, Progress], Awaitable[Image]]]:
+        if name == busybox.NAME:
+            return busybox.recipe(busybox.binary()), self._busybox
+        if name == standard.NAME:
+            return standard.recipe(), self._standard
+        return debian.recipe(), self._debian
 
     async def _busybox(self, recipe: str, progress: Progress) -> Image:
         async with self._work() as work:
             layer = work / "layer.tar"
             await busybox.layer(busybox.binary(), layer)
             made = await self._squash([layer], work, progress)
-            digest = await in_thread(disks.digest, made)
-            image = _image(digest, ImageKind.ROOT, made.stat().st_size, busybox.CONFIG)
-            admitted = await self._admit(image, made, busybox.NAME, recipe)
-            progress("ready", 1.0)
-            return admitted
+            return await self._made(made, busybox.NAME, busybox.CONFIG, recipe, progress)
+
+    async def _standard(self, recipe: str, progress: Progress) -> Image:
+        async with self._work() as work:
+            made = await self._squash(await standard.layers(work, progress), work, progress)
+            return await self._made(made, standard.NAME, standard.CONFIG, recipe, progress)
+
+    async def _made(self, made: Path, name: str, config: ImageConfig, recipe: str, progress: Progress) -> Image:
+        digest = await in_thread(disks.digest, made)
+        admitted = await self._admit(_image(digest, ImageKind.ROOT, made.stat().st_size, config), made, name, recipe)
+        progress("ready", 1.0)
+        return admitted
 
     async def _debian(self, recipe: str, progress: Progress) -> Image:
         def quietly(text: str, fraction: float | None) -> None:

@@ -10,9 +10,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from polyvisor.host.guest import pairs
 from polyvisor.host.hypervisor.fake import archive
+from polyvisor.host.hypervisor.fake.runner import SpokenTo
+from polyvisor.host.hypervisor.fake.tongue import Tongue
 from polyvisor.model.faults import Busy, Invalid, NotFound, Unavailable
 from polyvisor.model.guest import Exec, Exit, FileStat, Identity, Output
 from polyvisor.model.instance import Address
+
+_VARIABLE = re.compile(r"\$(\w+|\?)")
 
 
 class FakeProcess:
@@ -39,17 +43,28 @@ class FakeProcess:
     async def _command(self, argv: list[str], ask: Exec) -> int:
         name, words = argv[0].rsplit("/", 1)[-1], argv[1:]
         if name in ("sh", "bash", "ash") and words[:1] == ["-c"]:
-            return await self._script(words[1], ask)
+            return await self._script(await self._text(words), ask)
         builtin = getattr(self, f"_do_{name}", None)
         if builtin is None:
             self._say(2, f"{name}: not found\n")
             return 127
         return int(await builtin(words, ask))
 
+    async def _text(self, words: list[str]) -> str:
+        """The script: of a shell that runs another with its argument, or with its input, that."""
+        if len(words) > 3:
+            return words[3]
+        if "$(cat)" not in words[1]:
+            return words[1]
+        said = []
+        while (data := await self._stdin.get()) is not None:
+            said.append(data)
+        return b"".join(said).decode()
+
     async def _script(self, script: str, ask: Exec) -> int:
         code = 0
-        for line in script.replace("&&", ";").split(";"):
-            words = shlex.split(line)
+        for line in script.replace("&&", ";").replace("\n", ";").split(";"):
+            words = _expand(shlex.split(line), {**self._guest.env, **ask.env, "?": str(code)})
             if not words:
                 continue
             if words[0] == "exit":
@@ -73,6 +88,11 @@ class FakeProcess:
 
     async def _do_uname(self, words: list[str], ask: Exec) -> int:
         self._say(1, "Linux fake 0.0 x86_64\n")
+        return 0
+
+    async def _do_python3(self, words: list[str], ask: Exec) -> int:
+        """It keeps a session, as the runner does that it is given."""
+        self._guest.session = Tongue(self._guest.files, dict(ask.env))
         return 0
 
     async def _do_hostname(self, words: list[str], ask: Exec) -> int:
@@ -127,6 +147,10 @@ class FakeProcess:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
+def _expand(words: list[str], known: Mapping[str, str]) -> list[str]:
+    return [_VARIABLE.sub(lambda found: known.get(found[1], ""), word) for word in words]
+
+
 class FakeGuest:
     """A Guest. Its workload is `run` by the machine."""
 
@@ -141,6 +165,7 @@ class FakeGuest:
         self.seeds: list[bytes] = []
         self.sessions = (0, 0)
         self.listening: set[int] = set()  # ports that echo
+        self.session: Tongue | None = None  # of Python
         self.clocks: list[float] = []  # every time that it was told
         self._closed = asyncio.Event()
 
@@ -153,6 +178,7 @@ class FakeGuest:
 
     def restart(self) -> None:
         """The guest boots anew: connections are lost, files stay."""
+        self.session = None
         self._closed.set()
         self._closed = asyncio.Event()
 
@@ -175,11 +201,17 @@ class FakeGuest:
         """See Guest."""
         return FakeProcess(self, ask)
 
-    async def dial(self, port: int) -> FakeProcess:
+    async def dial(self, port: int, *, loopback: bool = False) -> FakeProcess:
         """See Guest. What is written comes back from the ports that `listening` names."""
         if port not in self.listening:
             raise Unavailable("Connection refused")
         return FakeProcess(self, Exec(("cat",)))
+
+    async def connect_to(self, path: str) -> SpokenTo:
+        """See Guest. The Python session's is the only socket."""
+        if self.session is None:
+            raise Unavailable("Connection refused")
+        return SpokenTo(self.session)
 
     async def read_file(self, path: str) -> AsyncIterator[bytes]:
         """See Guest."""

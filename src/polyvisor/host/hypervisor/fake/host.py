@@ -236,7 +236,7 @@ class FakeImages:
     async def vet(self, reference: str, *, trusted: bool) -> str:
         """See Images. No registry is known for short names."""
         found = parse_reference(reference)
-        if not found.registry and found.short not in ("busybox", "debian-12"):
+        if not found.registry and found.short not in ("busybox", "debian-12", "standard"):
             raise NotFound(f"image: no image {reference[:120]!r}", field="image", subject=reference)
         return found.short
 
