@@ -7,6 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from polyvisor.dialects.instavm import (
     errors,
+    routes_code,
     routes_platform,
     routes_ptys,
     routes_sessions,
@@ -51,7 +52,7 @@ def make_app(engine: Engine, settings: Settings | None = None) -> Instavm:
     app.state.executions, app.state.ptys = Executions(), Ptys()
     errors.install(app)
     for router in (
-        routes_vms.router, routes_sessions.router, routes_sessions.root, routes_ptys.by_vm,
+        routes_vms.router, routes_sessions.router, routes_sessions.root, routes_code.router, routes_ptys.by_vm,
         routes_ptys.by_session, routes_snapshots.router, routes_platform.router, routes_platform.absent,
     ):  # fmt: skip
         app.include_router(router)
