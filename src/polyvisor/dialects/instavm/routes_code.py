@@ -25,19 +25,23 @@ _LARGEST = 256 * 1024 * 1024  # bytes of a download, which is one JSON text
 
 
 async def _run(call: Call, body: ExecuteRequest, session_id: str) -> ExecuteResponse:
-    """What the code says, within its time limit, which the coming up of the VM is a part of."""
+    """What the code says. Where the caller gave a time limit, the coming up of the VM is a part of it; who gave none
+    waits as long as for any other call, and the limit is the code's."""
     code = body.command if body.command is not None else body.code
     assert code is not None  # it was checked
+    limit = _within(body.timeout)
+    patience = limit if "timeout" in body.model_fields_set else vms.PATIENCE - limit
     began = asyncio.get_running_loop().time()
     session = await records.find_session(call, session_id, Action.INSTANCE_INTERACT)
     try:
-        async with asyncio.timeout(_within(body.timeout)):
+        async with asyncio.timeout(patience):
             vm = await asyncio.shield(asyncio.ensure_future(vms.ready(call, session)))
     except TimeoutError as error:
         raise TimedOut("the VM is still coming up; try again") from error
-    left = max(1.0, _within(body.timeout) - (asyncio.get_running_loop().time() - began))
+    if "timeout" in body.model_fields_set:
+        limit = max(1.0, limit - (asyncio.get_running_loop().time() - began))
     ran = await call.core.code.run(
-        call.principal, vm.instance.id, code, Language(body.language), timeout=left, env=await staged.of(call, vm)
+        call.principal, vm.instance.id, code, Language(body.language), timeout=limit, env=await staged.of(call, vm)
     )
     return ExecuteResponse(
         stdout=ran.stdout, stderr=ran.stderr, execution_time=ran.execution_time, cpu_time=ran.cpu_time,
