@@ -159,11 +159,21 @@ class VelocityConfig:
 @dataclass(frozen=True, slots=True)
 class InstavmConfig:
     """`image` is what VMs are made of that name no `image_variant`, `max_lifetime` the longest that one may be asked to
-    live (0: no limit), `ssh_host` where clients are told to find the SSH gateway."""
+    live (0: no limit), `ssh_host` where clients are told to find the SSH gateway, `share_host` where shares are told to
+    be (empty: `ingress.listen`), each at one of `share_ports`."""
 
     image: str = STANDARD
     max_lifetime: str = "7d"
     ssh_host: str = ""
+    share_host: str = ""
+    share_ports: str = "20000-29999"
+
+    def ports(self) -> tuple[int, int]:
+        """The first and the last port of shares. :raise Invalid:"""
+        first, _, last = self.share_ports.partition("-")
+        if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535):
+            raise Invalid("instavm.share_ports: must be two ports with '-' between", field="instavm.share_ports")
+        return int(first), int(last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +256,9 @@ class Config:
         for name, image in images.items():
             if not image:
                 raise Invalid(f"variants.{name}.image: must name an image", field=f"variants.{name}.image")
-        return Sandboxes(images, int(longest), self.instavm.ssh_host)
+        anywhere = ipaddress.ip_address(self.ingress.settings().listen).is_unspecified
+        host = self.instavm.share_host or ("" if anywhere else self.ingress.listen)
+        return Sandboxes(images, int(longest), self.instavm.ssh_host, host, self.instavm.ports())
 
     @property
     def data(self) -> Path:

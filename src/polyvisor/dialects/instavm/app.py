@@ -11,13 +11,18 @@ from polyvisor.dialects.instavm import (
     routes_platform,
     routes_ptys,
     routes_sessions,
+    routes_shares,
     routes_snapshots,
     routes_vms,
 )
+from polyvisor.dialects.instavm.chores import Chores
+from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.executions import Executions
+from polyvisor.dialects.instavm.names import DIALECT
 from polyvisor.dialects.instavm.ptys import Ptys
 from polyvisor.dialects.instavm.settings import Settings
 from polyvisor.engine import Engine
+from polyvisor.model.principal import SYSTEM
 
 _ROOTS = frozenset({"/execute", "/execute_async", "/upload", "/download", "/kill"})
 
@@ -49,11 +54,14 @@ def make_app(engine: Engine, settings: Settings | None = None) -> Instavm:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.engine = engine
     app.state.settings = settings or Settings()
+    call = Call(engine, SYSTEM, app.state.settings)
+    engine.keeper.chores[DIALECT] = Chores(call).tick
     app.state.executions, app.state.ptys = Executions(), Ptys()
     errors.install(app)
     for router in (
         routes_vms.router, routes_sessions.router, routes_sessions.root, routes_code.router, routes_ptys.by_vm,
-        routes_ptys.by_session, routes_snapshots.router, routes_platform.router, routes_platform.absent,
+        routes_ptys.by_session, routes_snapshots.router, routes_shares.router, routes_platform.router,
+        routes_platform.absent,
     ):  # fmt: skip
         app.include_router(router)
     return Instavm(app)

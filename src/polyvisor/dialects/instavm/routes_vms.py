@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
 
-from polyvisor.dialects.instavm import records, snapshots, staged, vms
+from polyvisor.dialects.instavm import records, shares, snapshots, staged, vms
 from polyvisor.dialects.instavm.door import Call, Caller
 from polyvisor.dialects.instavm.records import Session, Wishes
 from polyvisor.dialects.instavm.states import ACTIVE, CREATING, RUNNING, TERMINATED
@@ -38,8 +38,7 @@ async def create(call: Caller, body: VMCreateRequest, wait: Wait = True) -> VMCr
     _refuse(body)
     wishes = _wishes(body)
     if body.session_id is None:
-        session, vm = await vms.spawn(call, vms.new_session(call, wishes), await _origin(call, body), wait=wait)
-        return _made(session, vm, wait)
+        return await _spawn(call, vms.new_session(call, wishes), body, wait=wait)
     async with vms.one_at_a_time(body.session_id):
         session = await records.find_session(call, body.session_id, Action.INSTANCE_CREATE)
         if not session.key or session.project != call.principal.project:
@@ -47,19 +46,29 @@ async def create(call: Caller, body: VMCreateRequest, wait: Wait = True) -> VMCr
         if await vms.of_session(call, session) is not None:
             raise Exists("session_id: the session has a VM already; end that first")
         session = replace(session, wishes=_merged(session.wishes, wishes, body))
-        session, vm = await vms.spawn(call, session, await _origin(call, body), wait=wait)
-        return _made(session, vm, wait)
+        return await _spawn(call, session, body, wait=wait)
 
 
-def _made(session: Session, vm: Vm, wait: bool) -> VMCreateResponse:
-    status = vm.word if wait else CREATING
-    return VMCreateResponse(vm_id=vm.id, session_id=session.id, status=status, env_status=vms.env_status(vm))
+async def _spawn(call: Call, session: Session, body: VMCreateRequest, *, wait: bool) -> VMCreateResponse:
+    """The VM and what is asked with it: all of it, or nothing is left."""
+    session, vm = await vms.spawn(call, session, await _origin(call, body), wait=wait)
+    told = VMCreateResponse(
+        vm_id=vm.id, session_id=session.id, status=vm.word if wait else CREATING, env_status=vms.env_status(vm)
+    )
+    if body.share is not None:
+        try:
+            share = await shares.create(call, vm, body.share.port, is_public=body.share.is_public)
+        except BaseException:
+            await vms.undo(call, vm)
+            raise
+        told.share = shares.told(call, share, vm.id)
+    return told
 
 
 def _refuse(body: VMCreateRequest) -> None:
     """What is not here yet is said, and nothing is made. :raise Unsupported:"""
     given = {
-        "vault_ids": body.vault_ids, "share": body.share, "custom_domain": body.custom_domain,
+        "vault_ids": body.vault_ids, "custom_domain": body.custom_domain,
         "egress_policy": body.egress_policy,
     }  # fmt: skip
     for field, said in given.items():

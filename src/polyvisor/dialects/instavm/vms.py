@@ -196,10 +196,7 @@ async def adopted(call: Call, session: Session, asked: Asked, snapshot: str, *, 
     except TimedOut:
         raise
     except BaseException:
-        with contextlib.suppress(Fault):
-            gone = await call.core.power.delete(call.principal, instance.id)
-            await call.core.instances.settle(gone, Until.LAUNCHED, PATIENCE)
-        await _forget(call, record)
+        await undo(call, Vm(instance, record))
         raise
     return session, Vm(instance, record)
 
@@ -211,11 +208,14 @@ def _require_up(instance: Instance) -> None:
         raise WrongState(f"the VM did not come up: {why}")
 
 
-async def _forget(call: Call, record: Record) -> None:
+async def undo(call: Call, vm: Vm) -> None:
     """It never was."""
-    if record.key:
+    with contextlib.suppress(Fault):
+        gone = await call.core.power.delete(call.principal, vm.instance.id)
+        await call.core.instances.settle(gone, Until.LAUNCHED, PATIENCE)
+    if vm.record.key:
         with contextlib.suppress(Fault):
-            await call.core.rows.remove(call.principal, [record.row()], Action.INSTANCE_CREATE)
+            await call.core.rows.remove(call.principal, [vm.record.row()], Action.INSTANCE_CREATE)
 
 
 # -- using -------------------------------------------------------------------------------------------------------------

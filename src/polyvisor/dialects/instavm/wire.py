@@ -149,6 +149,22 @@ class ExecuteResponse(BaseModel):
     exit_code: int
 
 
+class ShareBody(BaseModel):
+    """`POST /v1/shares`."""
+
+    port: Port
+    is_public: bool = False
+    session_id: Text | None = None
+    vm_id: Text | None = None
+
+
+class ShareUpdate(BaseModel):
+    """`PATCH /v1/shares/{id}`."""
+
+    is_public: bool | None = None
+    revoke: bool = False
+
+
 class PtyRequest(BaseModel):
     """A terminal: `command` is a line for the shell, `shell` a program; neither is a login shell."""
 
