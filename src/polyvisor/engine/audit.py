@@ -49,6 +49,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
         "create": "volume.create", "create_from": "volume.create", "resize": "volume.resize", "delete": "volume.delete",
         "attach": "volume.attach", "detach": "volume.detach",
     },
+    "files": {"read": "volume.read", "write": "volume.write", "remove": "volume.write"},
     "screens": {"shot": "instance.screenshot", "ticket": "instance.screen"},
     "media": {
         "create_blank": "volume.create", "upload": "volume.create", "copy": "volume.copy", "write": "volume.write",

@@ -13,6 +13,7 @@ from polyvisor.engine.code import CodeEngine
 from polyvisor.engine.derived import DerivedEngine
 from polyvisor.engine.endings import EndingsEngine
 from polyvisor.engine.events import EventsEngine
+from polyvisor.engine.files import FilesEngine
 from polyvisor.engine.foreigners import ForeignersEngine
 from polyvisor.engine.forks import ForksEngine
 from polyvisor.engine.health import HealthEngine
@@ -88,6 +89,7 @@ class Engine:
         self.appliances = AppliancesEngine(host, self.media)
         self.streams = StreamsEngine(host, self.instances, waits)
         self.code = CodeEngine(self.instances, self.streams)
+        self.files = FilesEngine(store, host, self.instances, self.streams, self.volumes)
         self.screens = ScreensEngine(host, self.instances)
         self.events = EventsEngine(store)
         self.hosts = HostsEngine(store, host)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from polyvisor.model.appliance import Appliance
 from polyvisor.model.faults import Unavailable
@@ -21,6 +22,7 @@ from polyvisor.model.volume import Pool
 from polyvisor.ports.hypervisor import LiveVm
 from polyvisor.ports.images import Images
 from polyvisor.ports.storage import Storage
+from polyvisor.ports.volumes import VolumeFiles
 
 
 class LocalVolumes:
@@ -33,14 +35,11 @@ class LocalVolumes:
         self._busy: Counter[str] = Counter()  # volumes that are being copied
         self._starting: Counter[str] = Counter()  # those of machines that are being started
         self._change = asyncio.Condition()
+        self._lone: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def copy(self, pairs: Sequence[tuple[Disk, Disk]], holder: InstanceId | None) -> None:
         """See HostVolumes."""
-        sources = Counter(source.volume for source, _ in pairs)
-        async with self._change:
-            await self._change.wait_for(lambda: not sources.keys() & self._starting.keys())
-            self._busy += sources
-        try:
+        async with self._resting(Counter(source.volume for source, _ in pairs)):
             vm = self._vms.get(holder) if holder else None
             if vm is not None and await vm.status() in (Sight.RUNNING, Sight.PAUSED):
                 for _, target in pairs:
@@ -50,8 +49,23 @@ class LocalVolumes:
             else:
                 for source, target in pairs:
                     await self._storage.copy_volume(source, target)
+
+    @asynccontextmanager
+    async def files(self, disk: Disk) -> AsyncIterator[VolumeFiles]:
+        """See HostVolumes."""
+        async with self._lone.setdefault(disk.volume, asyncio.Lock()), self._resting(Counter([disk.volume])):
+            yield self._storage.volume_files(disk)
+
+    @asynccontextmanager
+    async def _resting(self, volumes: Counter[str]) -> AsyncIterator[None]:
+        """No machine is started with these meanwhile."""
+        async with self._change:
+            await self._change.wait_for(lambda: not volumes.keys() & self._starting.keys())
+            self._busy += volumes
+        try:
+            yield
         finally:
-            await self._less(self._busy, sources)
+            await self._less(self._busy, volumes)
 
     @asynccontextmanager
     async def starting(self, disks: Iterable[Disk]) -> AsyncIterator[None]:

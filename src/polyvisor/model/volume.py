@@ -46,6 +46,28 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """A file or directory in a volume with a file system; `path` begins at its root."""
+
+    path: str
+    folder: bool
+    size: Bytes
+
+
+def file_path(text: str) -> str:
+    """A path in a volume, from its root. :raise Invalid: it leads elsewhere, or cannot be one."""
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if (
+        ".." in parts
+        or not text.isprintable()
+        or len(text.encode()) > 4000
+        or any(len(p.encode()) > 255 for p in parts)
+    ):
+        raise Invalid("path: must be printable, without '..', of parts of 255 bytes at most", field="path")
+    return "/" + "/".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A directory that volumes are in, as the operator named it. `number` 0: the default one, the data directory."""
 

@@ -11,6 +11,7 @@ from polyvisor.model.ids import InstanceId
 from polyvisor.model.units import Bytes
 from polyvisor.model.volume import Pool
 from polyvisor.ports.hypervisor import DiskFile
+from polyvisor.ports.volumes import VolumeFiles
 
 
 class Switch(Protocol):
@@ -94,6 +95,9 @@ class Storage(Protocol):
 
     async def adopt_volume(self, disk: Disk, file: Path) -> None:
         """A file of ours becomes that of a volume. :raise NoCapacity:"""
+
+    def volume_files(self, disk: Disk) -> VolumeFiles:
+        """The files in a volume that nobody else writes to meanwhile."""
 
     def volume_used(self, disk: Disk) -> Bytes:
         """What its file takes of the pool's room."""

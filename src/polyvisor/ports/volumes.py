@@ -11,7 +11,27 @@ from polyvisor.model.appliance import Appliance
 from polyvisor.model.host import Disk
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.units import Bytes
-from polyvisor.model.volume import Pool
+from polyvisor.model.volume import Pool, VolumeFile
+
+
+class VolumeFiles(Protocol):
+    """The files in a volume that no machine has. Each raises `Invalid` where its file system is damaged."""
+
+    async def list(self, folder: str, *, deep: bool, most: int) -> Sequence[VolumeFile]:
+        """What is in a directory, and below it; as many as that. :raise NotFound:"""
+
+    async def read(self, path: str, most: int) -> bytes:
+        """A file. :raise NotFound: :raise Invalid: it is larger than `most` bytes."""
+
+    async def write(self, path: str, source: Path) -> None:
+        """What is in a file of ours, in the place of another of that name. :raise NoCapacity: it does not fit.
+        :raise Invalid: the place is a directory, or below a file."""
+
+    async def remove(self, path: str) -> None:
+        """A file or an empty directory. :raise NotFound: :raise Invalid: a directory that is not."""
+
+    async def used(self) -> Bytes:
+        """What files take of its room."""
 
 
 class HostVolumes(Protocol):
@@ -70,6 +90,9 @@ class HostVolumes(Protocol):
 
     def used(self, disk: Disk) -> Bytes:
         """What its file takes of the pool's room."""
+
+    def files(self, disk: Disk) -> AbstractAsyncContextManager[VolumeFiles]:
+        """The files in it; a machine that is to start with it waits until they are let go."""
 
     async def copy(self, pairs: Sequence[tuple[Disk, Disk]], holder: InstanceId | None) -> None:
         """What the first volume of each pair holds now is in the second, a new file of that size: all of one moment.

@@ -14,6 +14,7 @@ from polyvisor.dialects.instavm import (
     routes_shares,
     routes_snapshots,
     routes_vms,
+    routes_volumes,
 )
 from polyvisor.dialects.instavm.chores import Chores
 from polyvisor.dialects.instavm.door import Call
@@ -60,7 +61,8 @@ def make_app(engine: Engine, settings: Settings | None = None) -> Instavm:
     errors.install(app)
     for router in (
         routes_vms.router, routes_sessions.router, routes_sessions.root, routes_code.router, routes_ptys.by_vm,
-        routes_ptys.by_session, routes_snapshots.router, routes_shares.router, routes_platform.router,
+        routes_ptys.by_session, routes_snapshots.router, routes_shares.router, routes_volumes.router,
+        routes_platform.router,
         routes_platform.absent,
     ):  # fmt: skip
         app.include_router(router)

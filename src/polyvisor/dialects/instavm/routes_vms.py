@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
 
-from polyvisor.dialects.instavm import records, shares, snapshots, staged, vms
+from polyvisor.dialects.instavm import records, shares, snapshots, staged, vms, volumes
 from polyvisor.dialects.instavm.door import Call, Caller
 from polyvisor.dialects.instavm.records import Session, Wishes
 from polyvisor.dialects.instavm.states import ACTIVE, CREATING, RUNNING, TERMINATED
@@ -111,17 +111,7 @@ async def _origin(call: Call, body: VMCreateRequest) -> Origin:
 
 
 async def _mounts(call: Call, body: VMCreateRequest) -> tuple[Mount, ...]:
-    asked = []
-    for number, one in enumerate(body.volumes or []):
-        if one.checkpoint_id is not None:
-            field = f"volumes.{number}.checkpoint_id"
-            raise Unsupported(f"{field}: this server has no checkpoints", field=field)
-        try:
-            volume = await call.core.volumes.get(call.principal, one.volume_id.removeprefix("vol_"))
-        except NotFound as fault:
-            field = f"volumes.{number}.volume_id"
-            raise Invalid(f"{field}: no volume {one.volume_id[:80]!r}", field=field) from fault
-        asked.append(Mount(volume.id, volume.name, one.mount_path, one.mode == "ro"))
+    asked = [await volumes.wanted(call, one, f"volumes.{n}.") for n, one in enumerate(body.volumes or [])]
     return await call.core.volumes.resolve(call.principal, asked)
 
 

@@ -13,6 +13,7 @@ from polyvisor.host.durable import full
 from polyvisor.host.paths import Paths
 from polyvisor.host.storage.archives import unpack
 from polyvisor.host.storage.blanks import Blanks, format_ext4
+from polyvisor.host.storage.ext4 import Ext4
 from polyvisor.host.storage.layers import Layers
 from polyvisor.host.storage.media import Media
 from polyvisor.host.storage.overlays import Overlays
@@ -163,6 +164,10 @@ class FileStorage:
         """See Storage."""
         await self._media.adopt(disk, file)
 
+    def volume_files(self, disk: Disk) -> Ext4:
+        """See Storage."""
+        return Ext4(self._paths.volume(disk.volume, disk.pool))
+
     def volume_used(self, disk: Disk) -> Bytes:
         """See Storage."""
         return self._media.used(disk)
@@ -208,7 +213,7 @@ class FileStorage:
             file.unlink(missing_ok=True)
 
     async def resize_volume(self, disk: Disk) -> None:
-        """See Storage. Only the file grows: its file system is the guest's, we never read it."""
+        """See Storage. Only the file grows: its file system is the guest's, who lets it grow."""
         path = self._paths.volume(disk.volume, disk.pool)
         if path.stat().st_size > disk.size:
             raise Invalid("size: a volume cannot be made smaller", field="size")

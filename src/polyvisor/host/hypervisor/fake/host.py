@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from polyvisor.host.hypervisor.fake.files import FakeFiles
 from polyvisor.host.images import disks, ova
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.documents import architecture, contents
@@ -44,6 +45,7 @@ class FakeStorage:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._media = Media(paths)
+        self._files: dict[str, FakeFiles] = {}
 
     async def make(self, blueprint: Blueprint, image: Path, origin: str = "") -> None:
         """See Storage."""
@@ -156,6 +158,10 @@ class FakeStorage:
         """See Storage."""
         await self._media.adopt(disk, file)
 
+    def volume_files(self, disk: Disk) -> FakeFiles:
+        """See Storage. They are not those that a guest sees."""
+        return self._files.setdefault(disk.volume, FakeFiles(disk.size))
+
     def volume_used(self, disk: Disk) -> Bytes:
         """See Storage."""
         return self._media.used(disk)
@@ -163,6 +169,7 @@ class FakeStorage:
     async def copy_volume(self, source: Disk, target: Disk) -> None:
         """See Storage."""
         await self._media.copy(source, target)
+        self.volume_files(target).files = dict(self.volume_files(source).files)
 
     async def receive_volume(self, disk: Disk, chunks: AsyncIterator[bytes], length: int) -> None:
         """See Storage. As a real one takes it."""
