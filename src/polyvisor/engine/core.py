@@ -109,18 +109,9 @@ class Engine:
         self.ingresses = IngressEngine(store, host, clock, self.instances, self.standby, tls or TlsPolicy())
         self._govern(store, host, clock)
         self.keeper = Keeper(
-            store,
-            clock,
-            self.endings,
-            self.snapshots,
-            self.schedules,
-            self.tasks,
-            self.pool,
-            self.reclaim,
-            self.standby,
-            self.health,
-            self.sessions,
-        )
+            store, clock, self.endings, self.snapshots, self.schedules, self.tasks, self.pool, self.reclaim,
+            self.standby, self.health, self.sessions,
+        )  # fmt: skip
 
     def _watched(self, id: InstanceId) -> int:
         return self.streams.watched(id) + self.screens.watched(id)
