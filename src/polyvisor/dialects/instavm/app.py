@@ -16,6 +16,7 @@ from polyvisor.dialects.instavm import (
     routes_vms,
     routes_volumes,
 )
+from polyvisor.dialects.instavm.builds import Builds
 from polyvisor.dialects.instavm.chores import Chores
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.executions import Executions
@@ -47,6 +48,7 @@ class Instavm:
     async def close(self) -> None:
         """End what hangs on this server: terminals, and what is executed while nobody waits."""
         await self.app.state.executions.close()
+        await self.app.state.builds.close()
         await self.app.state.ptys.close()
 
 
@@ -56,8 +58,8 @@ def make_app(engine: Engine, settings: Settings | None = None) -> Instavm:
     app.state.engine = engine
     app.state.settings = settings or Settings()
     call = Call(engine, SYSTEM, app.state.settings)
-    engine.keeper.chores[DIALECT] = Chores(call).tick
-    app.state.executions, app.state.ptys = Executions(), Ptys()
+    app.state.executions, app.state.ptys, app.state.builds = Executions(), Ptys(), Builds()
+    engine.keeper.chores[DIALECT] = Chores(call, app.state.builds).tick
     errors.install(app)
     for router in (
         routes_vms.router, routes_sessions.router, routes_sessions.root, routes_code.router, routes_ptys.by_vm,

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from datetime import datetime, timedelta
 
 from polyvisor.dialects.instavm import records, shares, vms
+from polyvisor.dialects.instavm.builds import Builds
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.model.faults import Fault
 from polyvisor.model.principal import Action
@@ -22,8 +23,9 @@ KEPT = timedelta(days=30)
 class Chores:
     """Those of one application, in the operator's name; each is safe to repeat."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, builds: Builds) -> None:
         self._call = call
+        self._builds = builds
         self._swept = self._forgot = vms.now() - _FORGET_EVERY
 
     async def tick(self) -> None:
@@ -35,6 +37,7 @@ class Chores:
         if now - self._forgot >= _FORGET_EVERY:
             self._forgot = now
             await self._try(self.forget(now - KEPT), "old records")
+            await self._try(self._builds.recover(self._call), "unfinished builds")
 
     async def _try(self, work: Awaitable[object], what: str) -> None:
         try:

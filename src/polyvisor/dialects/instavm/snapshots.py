@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from polyvisor.dialects.instavm import builds
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.names import DIALECT
 from polyvisor.dialects.instavm.vms import Origin, Vm, stamp
 from polyvisor.engine.instances import Until
-from polyvisor.model.faults import Exists, Invalid, NotFound
+from polyvisor.model.faults import Exists, Invalid, NotFound, WrongState
 from polyvisor.model.foreign import Foreign
 from polyvisor.model.ids import check_name
 from polyvisor.model.snapshot import Snapshot, SnapshotState
@@ -61,7 +62,12 @@ async def find(call: Call, key: str) -> Snapshot:
 
 
 async def origin(call: Call, key: str) -> Origin:
-    """What a VM of that snapshot is made of. :raise Invalid: there is no such snapshot."""
+    """What a VM of that snapshot is made of. :raise NotFound: there is none. :raise WrongState: it is not ready."""
+    build = await builds.find(call, key)
+    if build is not None:
+        if build.status != builds.READY:
+            raise WrongState(f"Snapshot {key[:80]} is {build.status}", field="snapshot_id")
+        return Origin(build.snapshot, shown=key)
     try:
         return Origin((await find(call, key)).id, shown=key)
     except NotFound as fault:
@@ -69,7 +75,8 @@ async def origin(call: Call, key: str) -> Origin:
 
 
 async def all_described(call: Call, kind: str | None = None) -> list[dict[str, Any]]:
-    """All that the caller may see, oldest first; of kind `user` they all are."""
+    """All of a type that the caller may see, oldest first; those of VMs are of type `user`."""
+    made = [builds.told(one) for one in await builds.everything(call)]
     found: list[Snapshot] = []
     cursor: str | None = None
     while kind in (None, "user"):
@@ -79,11 +86,14 @@ async def all_described(call: Call, kind: str | None = None) -> list[dict[str, A
         if cursor is None:
             break
     texts = await call.core.foreigners.remainders(DIALECT, [one.id for one in found]) if found else {}
-    return [_told(one, texts.get(one.id, "{}")) for one in found]
+    told = [_told(one, text) for one in found if "build" not in json.loads(text := texts.get(one.id) or "{}")]
+    return sorted(told + [one for one in made if kind in (None, one["type"])], key=lambda one: str(one["created_at"]))
 
 
 async def described_one(call: Call, key: str) -> dict[str, Any]:
     """:raise NotFound:"""
+    if (build := await builds.find(call, key)) is not None:
+        return builds.told(build)
     found = await find(call, key)
     return _told(found, (await call.core.foreigners.remainders(DIALECT, [found.id])).get(found.id, "{}"))
 

@@ -35,7 +35,8 @@ from polyvisor.model.units import MIB, Bytes, Seconds
 PATIENCE = 290.0  # seconds; the SDK hangs up after 300
 VCPUS, MEMORY_MB = 2, 512  # what a VM has that says nothing of it
 SESSION_LIFETIME = 300  # seconds, likewise
-_FOREVER = ("sleep", "infinity")  # a sandbox has no workload of its own
+FOREVER = ("sleep", "infinity")
+"""A sandbox has no workload of its own."""
 _GONE = frozenset({Face.DELETING})
 _TURNS: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -166,7 +167,7 @@ def _create(call: Call, wishes: Wishes, origin: Origin) -> Create:
         )
     return replace(
         wanted, image=origin.image or call.settings.image(wishes.variant), vcpus=vcpus or VCPUS,
-        memory=Bytes((memory or MEMORY_MB) * MIB), entrypoint=(), command=_FOREVER,
+        memory=Bytes((memory or MEMORY_MB) * MIB), entrypoint=(), command=FOREVER,
     )  # fmt: skip
 
 
@@ -192,7 +193,7 @@ async def adopted(call: Call, session: Session, asked: Asked, snapshot: str, *, 
         session = await records.write_session(call, replace(session, instance=instance.id))
         if wait:
             instance = await call.core.instances.settle(asked, Until.READY, PATIENCE)
-            _require_up(instance)
+            require_up(instance)
     except TimedOut:
         raise
     except BaseException:
@@ -201,7 +202,7 @@ async def adopted(call: Call, session: Session, asked: Asked, snapshot: str, *, 
     return session, Vm(instance, record)
 
 
-def _require_up(instance: Instance) -> None:
+def require_up(instance: Instance) -> None:
     """:raise WrongState: its guest ended, or failed, while it was coming up."""
     if face(instance) is not Face.RUNNING:
         why = instance.observed.fault or f"it is {word(instance)}"

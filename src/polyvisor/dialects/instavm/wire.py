@@ -97,6 +97,33 @@ class SnapshotRequest(BaseModel):
     name: Text | None = None
 
 
+class BuildArgs(BaseModel):
+    """What is done in the VM before its disk is taken; packages have blanks between. `template_app_cmd` is what VMs of
+    the snapshot run when they boot."""
+
+    extra_apt_packages: Text | None = None
+    extra_pip_packages: Text | None = None
+    extra_npm_packages: Text | None = None
+    git_clone_url: Text | None = None
+    git_clone_branch: Text | None = None
+    disk_size_gb: Annotated[int, Field(ge=1, le=16)] | None = None
+    envs: Env | None = Field(default=None, repr=False)
+    post_build_cmd: Text | None = None
+    template_app_cmd: Text | None = None
+    template_app_cwd: Text | None = None
+
+
+class BuildRequest(BaseModel):
+    """`POST /v1/snapshots`."""
+
+    oci_image: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]*$")]
+    name: Text | None = None
+    vcpu_count: Annotated[int, Field(ge=1, le=8)] = 2
+    memory_mb: Annotated[int, Field(ge=128, le=8192)] = 512
+    type: Literal["user", "system"] = "user"
+    build_args: BuildArgs | None = None
+
+
 class StagedVariable(BaseModel):
     """A variable for what is executed from now on."""
 
