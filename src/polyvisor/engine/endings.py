@@ -50,13 +50,15 @@ class EndingsEngine:
         :raise NotFound: :raise Fault: the snapshot cannot be taken, and nothing is deleted.
         """
         instance = await self._instances.get(principal, key, Action.INSTANCE_DELETE)
-        if instance.spec.ending.snapshot and not instance.intent.deleted:
-            await self._keep(instance)
+        if not instance.intent.deleted:
+            if _leaves_something(instance):
+                await self._streams.sync(SYSTEM, instance.id)
+            if instance.spec.ending.snapshot:
+                await self._keep(instance)
         return await self._power.delete(principal, instance.id)
 
     async def _keep(self, instance: Instance) -> None:
         """Its snapshot, once, however often it is tried."""
-        await self._streams.sync(SYSTEM, instance.id)
         owner = SYSTEM.in_project(instance.project)
         receipt, name = f"ending {instance.id} {instance.intent.generation}", instance.spec.ending.name
         try:
@@ -77,7 +79,7 @@ class EndingsEngine:
                 with contextlib.suppress(NotFound):
                     found.append(await unit.instances.get(id))
         for instance in found:
-            if not instance.spec.ending.keeps:
+            if not instance.spec.ending.suspend and not _leaves_something(instance):
                 with contextlib.suppress(NotFound):  # somebody else deleted it
                     await self._power.delete(SYSTEM, instance.id)
                 continue
@@ -112,3 +114,8 @@ class EndingsEngine:
         for task in list(self._under_way.values()):
             task.cancel()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+
+def _leaves_something(instance: Instance) -> bool:
+    """Whether what its guest has not written yet would be missed: in its snapshot, or on a volume that stays."""
+    return instance.spec.ending.snapshot or any(not mount.read_only for mount in instance.mounts)

@@ -16,11 +16,6 @@ class Ending:
     snapshot: bool = False
     name: str = ""
 
-    @property
-    def keeps(self) -> bool:
-        """Whether anything is left of it."""
-        return self.suspend or self.snapshot
-
 
 def check_ending(ending: Ending) -> None:
     """:raise Invalid: no snapshot can be called so."""

@@ -1,0 +1,265 @@
+"""The InstaVM API by upstream's own client and command line, on real machines (instavm.md §5)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from instavm import InstaVM
+from websockets.asyncio.client import connect
+
+from real.conftest import finish, share
+from real.pythons import python_on
+from real.verges import eventually
+from serving import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("trusting")]
+TINY: dict[str, Any] = {"image_variant": "tiny", "memory_mb": 128, "vcpu_count": 1}
+
+
+@pytest.fixture(scope="module")
+def server(base: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One whose sandboxes are of a small image with Python, or of the tiny one."""
+    folder = tmp_path_factory.mktemp("instavm")
+    share(base.data, folder / "data")
+    settings = folder / "settings.toml"
+    settings.write_text('[instavm]\nimage = "python"\n[variants.tiny]\nimage = "busybox"\n')
+    server = Server(folder / "data", "--config", str(settings)).start()
+    with python_on(server, folder) as name:
+        server.stop()
+        settings.write_text(settings.read_text().replace('"python"', json.dumps(name)))
+        server.start()
+        yield server
+        if server.process is None:
+            server.start()
+        server.cli("rm", "--all", "--force", check=True)
+    finish(server)
+
+
+@pytest.fixture
+def sdk(server: Server) -> InstaVM:
+    """Upstream's client with a session of its own."""
+    return client(server)
+
+
+def client(server: Server, **more: Any) -> InstaVM:
+    """Upstream's client."""
+    return InstaVM(server.facts["api_key"], base_url=server.facts["url"], **more)
+
+
+def vm_of(sdk: InstaVM, **more: Any) -> str:
+    """A new VM, which the client's session is from now on."""
+    made = sdk._request_json("POST", "/v1/vms", json_data=more)
+    assert made["status"] == "active", made
+    sdk.session_id = made["session_id"]
+    return str(made["vm_id"])
+
+
+def sh(sdk: InstaVM, script: str, **more: Any) -> str:
+    """What a script says that goes well."""
+    ran = sdk.execute(script, language="bash", **more)
+    assert (ran["stderr"], ran["exit_code"]) == ("", 0), ran
+    return str(ran["stdout"])
+
+
+def test_code_has_a_state_and_a_session_lives_on_after_its_vm(server: Server) -> None:
+    sdk = client(server, memory_mb=192, cpu_count=1, env={"GIVEN": "here"})
+    first = sdk.execute("print('hi')", timeout=280)
+    assert first | {"stdout": "hi\n", "stderr": "", "exit_code": 0} == first
+    assert sdk.execute("x = 42")["exit_code"] == 0
+    assert sdk.execute("print(x)")["stdout"] == "42\n"
+    assert sdk.execute("import os; print(os.environ['GIVEN'])")["stdout"] == "here\n"
+    assert sh(sdk, "echo $GIVEN") == "here\n"
+    wrong = sdk.execute("print(undefined)")
+    assert "NameError" in wrong["stderr"] and wrong["exit_code"] == 1
+    assert sdk.execute("exit 3", language="bash")["exit_code"] == 3
+    big = sdk.execute("print('é' * 600_000)")["stdout"]
+    assert big == "é" * 600_000 + "\n"
+    task = sdk.execute_async("sleep 1; echo done", language="bash")["task_id"]
+    assert sdk.get_task_result(task)["stdout"] == "done\n"
+    session, vm = sdk.session_id, sdk.get_session_status()["vm_id"]
+    sdk.kill()
+    sdk.session_id = session
+    assert sdk.get_session_status()["vm_status"] == "killed"
+    again = sdk.execute("print(x)", timeout=280)
+    assert "NameError" in again["stderr"]
+    assert sdk.get_session_status()["vm_id"] != vm
+    sdk.kill()
+
+
+def test_a_vm_is_suspended_resumed_snapshotted_and_cloned(sdk: InstaVM, tmp_path: Path) -> None:
+    vm = vm_of(sdk, **TINY, auto_resume=True, metadata={"k": "v"})
+    sh(sdk, "(i=0; while sleep 0.1; do i=$((i+1)); echo $i > /tmp/n; done) >/dev/null 2>&1 & echo kept > /root/file")
+    sdk.vms.stage_env(vm, {"TOKEN": "in memory"})
+    data = os.urandom(3 << 20)
+    (tmp_path / "data").write_bytes(data)
+    sdk.upload_file(str(tmp_path / "data"), "/root/data")
+    snap = sdk.vms.snapshot(vm, name="a snapshot")
+    assert snap["status"] == "ready"
+    eventually(lambda: sh(sdk, "cat /tmp/n") > "", 20)
+    before = int(sh(sdk, "cat /tmp/n"))
+    assert sdk.vms.suspend(vm)["status"] in ("suspending", "suspended")
+    eventually(lambda: sdk.vms.get(vm)["status"] == "suspended", 30)
+    resumed = sdk.vms.resume(vm)
+    assert (resumed["status"], resumed["vm_id"] != vm) == ("active", True)
+    assert int(sh(sdk, "cat /tmp/n")) >= before
+    assert sh(sdk, "echo $TOKEN") == "in memory\n"
+    sdk.vms.suspend(resumed["vm_id"])
+    eventually(lambda: sdk.vms.get(vm)["status"] == "suspended", 30)
+    assert sh(sdk, "cat /root/file") == "kept\n"  # woken by its use
+    copy = sdk.vms.create(snapshot_id=snap["id"], memory_mb=128, vcpu_count=1)
+    clone = sdk.vms.clone(vm)
+    for other in (copy, clone):
+        sdk.session_id = other["session_id"]
+        assert sh(sdk, "cat /root/file; ls /tmp; [ -z $TOKEN ]").startswith("kept\n")
+        sdk.download_file("/root/data", str(tmp_path / "back"))
+        assert (tmp_path / "back").read_bytes() == data
+        sh(sdk, "echo other > /root/file")
+    sdk.session_id = sdk.vms.get(vm)["session_id"]
+    assert sh(sdk, "cat /root/file") == "kept\n"
+    for one in (vm, copy["vm_id"], clone["vm_id"]):
+        assert sdk.vms.delete(one)["status"] == "terminated"
+    sdk.snapshots.delete(snap["id"])
+
+
+def test_a_volume_outlives_its_vm(sdk: InstaVM, tmp_path: Path) -> None:
+    volume = sdk.volumes.create(f"v{time.time_ns()}", 64 << 20)["id"]
+    (tmp_path / "a").write_bytes(os.urandom(100_001))
+    sdk.volumes.upload_file(volume, str(tmp_path / "a"), "in/a")
+    vm = vm_of(sdk, **TINY, volumes=[{"volume_id": volume, "mount_path": "/data"}])
+    assert int(sh(sdk, "wc -c < /data/in/a")) == 100_001
+    sh(sdk, "cp /data/in/a /data/b; echo old > /data/state")
+    point = sdk.volumes.create_checkpoint(volume, name="old")
+    sh(sdk, "echo new > /data/state")
+    assert {one["path"] for one in sdk.volumes.list_files(volume)} == {"in/a", "b", "state"}  # by the guest
+    full = sdk.execute("dd if=/dev/zero of=/data/full bs=1M count=80", language="bash")
+    assert "No space left" in full["stderr"]
+    sh(sdk, "rm /data/full")
+    sdk.vms.delete(vm)
+    assert {one["path"] for one in sdk.volumes.list_files(volume)} == {"in/a", "b", "state"}  # by ours
+    sdk.volumes.download_file(volume, "b", str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    old = {"volume_id": volume, "mount_path": "/old", "mode": "ro", "checkpoint_id": point["id"]}
+    vm = vm_of(sdk, **TINY, volumes=[old])
+    sdk.vms.mount_volume(vm, volume, "/new")
+    assert sh(sdk, "cat /old/state /new/state") == "old\nnew\n"
+    assert "Read-only" in sdk.execute("echo x > /old/state", language="bash")["stderr"]
+    sdk.vms.unmount_volume(vm, volume, "/new")
+    sdk.vms.delete(vm)
+    sdk.volumes.delete(volume)
+
+
+def test_a_share_is_reached_from_outside(sdk: InstaVM) -> None:
+    vm = vm_of(sdk, **TINY, share={"port": 8000, "is_public": True})
+    sh(sdk, "mkdir /www; echo hello > /www/index.html; httpd -p 8000 -h /www")
+    share = sdk.shares.create(8000, vm_id=vm)
+
+    def answer(**headers: str) -> int | bytes:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(share["url"], headers=headers), timeout=30) as got:
+                return bytes(got.read())
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    assert answer() == b"hello\n"
+    private = sdk.shares.update(share["share_id"], is_public=False)
+    assert private["url"] == share["url"]
+    assert answer() == 403
+    assert answer(**{private["token_header"]: private["token"]}) == b"hello\n"
+    sdk.shares.update(share["share_id"], revoke=True)
+    assert answer() == 0
+    sdk.vms.delete(vm)
+
+
+async def test_a_terminal(server: Server) -> None:
+    sdk = await asyncio.to_thread(client, server)
+    vm = await asyncio.to_thread(vm_of, sdk, **TINY)
+    pty = await asyncio.to_thread(sdk.pty.create_for_vm, vm, 91, 31)
+    said = b""
+    async with connect(sdk.pty.ws_url_for_vm(vm, pty["session_id"]), proxy=None) as socket:
+        await socket.send(b"stty size; echo is$((40+2))\n")
+        async with asyncio.timeout(60):
+            while b"is42" not in said:
+                said += await socket.recv()  # type: ignore[operator]  # bytes until its end
+            assert b"31 91" in said
+            await socket.send(json.dumps({"type": "resize", "cols": 120, "rows": 40}))
+            await asyncio.sleep(0.5)
+            await socket.send(b"stty size; exit 7\n")
+            while isinstance(piece := await socket.recv(), bytes):
+                said += piece
+    assert b"40 120" in said
+    assert json.loads(piece) == {"type": "exit", "exit_code": 7}
+    await asyncio.to_thread(sdk.vms.delete, vm)
+
+
+def test_a_lifetime_ends_in_a_snapshot_although_the_server_was_down(server: Server) -> None:
+    sdk, name = client(server), f"last-{time.time_ns()}"
+    vm = vm_of(sdk, **TINY)
+    sh(sdk, "echo precious > /root/file")
+    sdk.vms.update(vm, snapshot_on_terminate=True, snapshot_name=name)
+    sdk._request_json("PATCH", f"/v1/vms/{vm}", json_data={"vm_lifetime_seconds": 3})
+    server.kill()
+    time.sleep(4)
+    server.start()
+    sdk = client(server)
+    eventually(lambda: sdk.vms.get(vm)["status"] == "terminated", 60)
+    (snap,) = [one for one in sdk.snapshots.list() if one["name"] == name]
+    again = vm_of(sdk, snapshot_id=snap["id"])
+    assert sh(sdk, "cat /root/file") == "precious\n"
+    sdk.vms.delete(again)
+    sdk.snapshots.delete(snap["id"])
+
+
+def test_the_command_line(server: Server, tmp_path: Path) -> None:
+    told = {
+        "INSTAVM_BASE_URL": server.facts["url"], "INSTAVM_API_KEY": server.facts["api_key"], "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+    }  # fmt: skip
+    program = str(Path(sys.executable).with_name("instavm"))
+
+    def cli(*words: str, code: int = 0) -> Any:
+        done = subprocess.run([program, *words], env=told, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == code, (words, done)
+        return json.loads(done.stdout) if "-j" in words and code == 0 else done.stdout
+
+    assert "root" in cli("whoami")
+    made = cli("create", "-j", "--memory", "128", "--vcpu", "1", "--image-variant", "tiny")
+    assert made["vm_id"] in json.dumps(cli("ls", "-j"))
+    cli("rm", made["vm_id"])
+    assert made["vm_id"] not in json.dumps(cli("ls", "-j"))
+    cli("rm", "vmid-none", code=1)
+
+
+def test_a_crowd_is_served_or_told_why_not(server: Server) -> None:
+    sdk = client(server)
+    url, headers = f"{server.facts['url']}/v1/vms", {"X-API-Key": server.facts["api_key"]}
+
+    def create(_: int) -> requests.Response:
+        return requests.post(url, params={"wait": "true"}, json=TINY, headers=headers, timeout=290)
+
+    answers = _at_once(create, 5)
+    for answer in answers:
+        assert answer.status_code in (200, 403, 429), answer.text
+        assert isinstance(answer.json(), dict)
+    made = [answer.json() for answer in answers if answer.status_code == 200]
+    assert made and {one["status"] for one in made} == {"active"}
+    _at_once(lambda n: sdk.vms.delete(made[n]["vm_id"]), len(made))
+
+
+def _at_once(work: Callable[[int], Any], times: int) -> list[Any]:
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(work, range(times)))
