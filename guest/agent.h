@@ -6,6 +6,7 @@
  *   dial.c      connections to what listens in the guest
  *   drain.c     streams that outlive their command
  *   verbs.c     files, mounts
+ *   files.c     names: what a folder holds, and changes to one name
  *   overlay.c   what a guest writes above a volume that it only reads
  *   network.c   link, address, names
  *   identity.c  the clock, and who a copied guest is from now on
@@ -128,6 +129,10 @@ enum { DRAINED_MOST = 64 };
 void drain_add(int stream);
 nfds_t drain_collect(struct pollfd *polled); /* DRAINED_MOST at most */
 void drain_all(void);
+
+/* -- files.c: as verbs.c ------------------------------------------------------------------------------------ */
+
+verb_function verb_list, verb_change, verb_real;
 
 /* -- verbs.c, tar.c: run in a child with streams 0 and 1 and a result on 3; their value is the exit code ------- */
 

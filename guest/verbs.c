@@ -97,6 +97,8 @@ int verb_read(struct pairs request)
         return fail_errno(path);
     if (!S_ISREG(info.st_mode))
         return fail("invalid", "%s: not a regular file", path);
+    if (lseek(file, strtoll(pairs_find(request, "offset", "0"), NULL, 10), SEEK_SET) < 0)
+        return fail_errno(path);
     return pour(file, 1) ? 0 : fail_errno(path);
 }
 

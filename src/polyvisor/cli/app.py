@@ -19,6 +19,7 @@ from polyvisor.cli import (
     commands_screens,
     commands_server,
     commands_snapshots,
+    commands_ssh,
     commands_tasks,
     commands_templates,
     commands_things,
@@ -45,4 +46,5 @@ app.add_typer(commands_snapshots.app, name="snapshot")
 app.add_typer(commands_schedules.app, name="schedule")
 app.add_typer(commands_tasks.app, name="task")
 app.add_typer(commands_templates.app, name="template")
+app.add_typer(commands_ssh.app, name="ssh-key")
 app.add_typer(commands_ingress.app, name="ingress")

@@ -53,6 +53,7 @@ def serve(  # noqa: PLR0913 - every flag is a parameter
     data: Data = None,
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Port 0: a free one.")] = None,
     tls_listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The same over TLS.")] = None,
+    ssh_listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="A gateway for SSH into VMs.")] = None,
     network: Network = None,
     hypervisor: Annotated[Hypervisor | None, typer.Option(help="qemu, or fake for demos.")] = None,
     config: Config = None,
@@ -65,6 +66,7 @@ def serve(  # noqa: PLR0913 - every flag is a parameter
         "server.data": data or settings.variable("POLYVISOR_DATA"),
         "server.listen": listen,
         "server.tls_listen": tls_listen,
+        "ssh.listen": ssh_listen,
         "network.mode": network and str(network),
         "host.hypervisor": hypervisor and str(hypervisor),
     }

@@ -118,6 +118,25 @@ class Keys:
         await self._link.tell("DELETE", f"/keys/{part(key)}")
 
 
+class SshKeys:
+    """Public keys for the SSH gateway."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def add(self, request: wire.AddSshKey) -> wire.SshKey:
+        """The caller's from now on."""
+        return await self._link.ask("POST", "/ssh-keys", wire.SshKey, body=request)
+
+    async def list(self) -> Sequence[wire.SshKey]:
+        """One's own; for an operator all."""
+        return (await self._link.ask("GET", "/ssh-keys", wire.SshKeyList)).items
+
+    async def remove(self, id: int) -> None:
+        """By its number."""
+        await self._link.tell("DELETE", f"/ssh-keys/{id}")
+
+
 class Audit:
     """The audit log."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from polyvisor.client.access import Audit, Grants, Keys, Projects, Sessions, Users
+from polyvisor.client.access import Audit, Grants, Keys, Projects, Sessions, SshKeys, Users
 from polyvisor.client.events import Events
 from polyvisor.client.files import Files
 from polyvisor.client.ingresses import Ingresses
@@ -38,6 +38,7 @@ class Client:
         self.users = Users(self._link)
         self.grants = Grants(self._link)
         self.keys = Keys(self._link)
+        self.ssh_keys = SshKeys(self._link)
         self.audit = Audit(self._link)
 
     async def __aenter__(self) -> Client:

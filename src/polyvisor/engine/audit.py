@@ -75,6 +75,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "rights": {"assign": "pool.assign", "revoke": "pool.revoke"},
     "grants": {"assign": "grant.assign", "revoke": "grant.revoke"},
     "derived": {"change": "grant.derive"},
+    "ssh_keys": {"add": "ssh_key.add", "remove": "ssh_key.remove"},
     "keys": {"create": "key.create", "update": "key.update", "delete": "key.delete"},
 }  # fmt: skip
 """Noun of the engine, its verb, and what the log calls that."""

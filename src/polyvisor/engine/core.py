@@ -39,6 +39,7 @@ from polyvisor.engine.rows import RowsEngine
 from polyvisor.engine.schedules import SchedulesEngine
 from polyvisor.engine.screens import ScreensEngine
 from polyvisor.engine.snapshots import SnapshotsEngine
+from polyvisor.engine.ssh_keys import SshKeysEngine
 from polyvisor.engine.standby import StandbyEngine
 from polyvisor.engine.streams import StreamsEngine
 from polyvisor.engine.tasks import TasksEngine
@@ -126,6 +127,7 @@ class Engine:
         self.rights = RightsEngine(store, host)
         self.audit = AuditEngine(store, clock)
         self.keys = KeysEngine(store, clock)
+        self.ssh_keys = SshKeysEngine(store, clock, self.instances)
         self.sessions = SessionsEngine(store, clock, self._door, self.audit)
         self.tasks.tell = self.audit.note_task
         for noun, verbs in RECORDED.items():

@@ -9,16 +9,16 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from polyvisor.access.credentials import as_now
 from polyvisor.access.grants import permit, scope
 from polyvisor.engine.instances import Asked, InstancesEngine
+from polyvisor.engine.owners import owner_now, owner_of
 from polyvisor.engine.power import PowerEngine
 from polyvisor.engine.snapshots import SnapshotsEngine
-from polyvisor.model.faults import Busy, Fault, NotFound, Unauthenticated, Unavailable
+from polyvisor.model.faults import Busy, Fault, NotFound, Unavailable
 from polyvisor.model.ids import OperationId, TaskId, is_id, mint
 from polyvisor.model.operation import Outcome as Ended
-from polyvisor.model.principal import EVERYTHING, SYSTEM, Action, Principal
-from polyvisor.model.task import GRACE, Deed, Outcome, Owner, Run, Task, check_task, planned
+from polyvisor.model.principal import Action, Principal
+from polyvisor.model.task import GRACE, Deed, Outcome, Run, Task, check_task, planned
 from polyvisor.model.timetable import Timetable
 from polyvisor.ports.store import Store, Unit
 
@@ -64,8 +64,8 @@ class TasksEngine:
             if deed is Deed.SNAPSHOT:
                 permit(principal, Action.SNAPSHOT_CREATE, instance.project, key)
             task = Task(
-                id, instance.project, name or id, instance.id, deed, _owner(principal), now, tuple(timetables), enabled,
-                once, description, hand=hand, settings=settings,
+                id, instance.project, name or id, instance.id, deed, owner_of(principal), now, tuple(timetables),
+                enabled, once, description, hand=hand, settings=settings,
             )  # fmt: skip
             task = planned(check_task(task), now)
             await unit.tasks.add(task)
@@ -102,7 +102,7 @@ class TasksEngine:
             was = await self._find(unit, principal, key, Action.INSTANCE_OPERATE)
             if was.deed is Deed.SNAPSHOT:
                 permit(principal, Action.SNAPSHOT_CREATE, was.project, key)
-            task = check_task(replace(was, **given, owner=_owner(principal)))
+            task = check_task(replace(was, **given, owner=owner_of(principal)))
             if (task.timetables, task.enabled) != (was.timetables, was.enabled):
                 task = planned(task, now)
             await unit.tasks.save(task)
@@ -196,7 +196,7 @@ class TasksEngine:
                 hand = self.hands.get(task.hand)
                 if hand is None:
                     raise Unavailable(f"no {task.hand} API is there to do it")
-                operation = await hand(principal or await self._owner_now(task.owner), task)
+                operation = await hand(principal or await self._owner_now(task), task)
             except Fault as fault:
                 if isinstance(fault, Busy) and self._clock() - task.last.began < _PATIENCE:
                     self._waiting[task.id] = principal
@@ -228,26 +228,10 @@ class TasksEngine:
         if now.last is not None and now.last != was.last and now.last.outcome in _FAILED:
             self.tell(now)
 
-    async def _owner_now(self, owner: Owner) -> Principal:
-        """Whose name it is done in, with what he may do now. :raise Unauthenticated: he is not there any more."""
-        actions = EVERYTHING if owner.actions is None else owner.actions
-        if owner.user is None and owner.name == SYSTEM.name and owner.project == SYSTEM.project:
-            return SYSTEM
+    async def _owner_now(self, task: Task) -> Principal:
+        """:raise Unauthenticated: he is not there any more."""
         async with self._store.read() as unit:
-            if owner.user is not None:
-                then = Principal(owner.name, owner.project, actions, user=owner.user)
-                try:
-                    return await as_now(unit, then)
-                except Unauthenticated as fault:
-                    raise Unauthenticated(f"its owner {owner.name} is not a user any more") from fault
-            for key in await unit.identities.keys():
-                alive = key.expires is None or key.expires > self._clock()
-                if alive and (key.name, key.project, key.operator) == (owner.name, owner.project, owner.operator):
-                    held = actions if key.scopes is None else actions & key.scopes
-                    below = [id for id, _ in await unit.identities.below([key.project])]
-                    reach = {} if key.operator else dict.fromkeys(below, EVERYTHING)
-                    return Principal(key.name, key.project, held, key.operator, reach)
-        raise Unauthenticated(f"the API key {owner.name} that it belongs to is not there any more")
+            return await owner_now(unit, task.owner, self._clock())
 
     async def _by_verb(self, principal: Principal, task: Task) -> OperationId | None:
         """Done by the engine's own verbs."""
@@ -276,11 +260,6 @@ class TasksEngine:
         except NotFound as error:
             raise NotFound(f"no task {key[:80]!r}", field="task", subject=key) from error
         return task
-
-
-def _owner(principal: Principal) -> Owner:
-    actions = None if principal.whole else principal.actions
-    return Owner(principal.name, principal.project, principal.user, principal.operator, actions)
 
 
 def _closed(task: Task, outcome: Outcome, detail: str, now: datetime) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal
 
 from polyvisor.model.instance import Address
@@ -55,6 +56,24 @@ class FileStat:
     uid: int = 0
     gid: int = 0
     target: str = ""
+
+
+class Change(StrEnum):
+    """What is done to one name: `to` is an octal mode, a path, `uid:gid`, `accessed:modified` in seconds, or a size.
+
+    A `rename` never takes the place of what is there, a `replace` does.
+    """
+
+    MKDIR = "mkdir"
+    RMDIR = "rmdir"
+    UNLINK = "unlink"
+    RENAME = "rename"
+    REPLACE = "replace"
+    SYMLINK = "symlink"
+    CHMOD = "chmod"
+    CHOWN = "chown"
+    UTIME = "utime"
+    TRUNCATE = "truncate"
 
 
 @dataclass(frozen=True, slots=True)

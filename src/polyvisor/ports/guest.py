@@ -5,10 +5,10 @@ Every call raises `Unavailable` when the connection is gone; what was under way 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from polyvisor.model.guest import Exec, Exit, FileStat, Identity, Output
+from polyvisor.model.guest import Change, Exec, Exit, FileStat, Identity, Output
 from polyvisor.model.instance import Address
 
 
@@ -66,14 +66,23 @@ class Guest(Protocol):
     async def connect_to(self, path: str) -> Process:
         """A connection to what listens on a unix socket in the guest; otherwise as `dial`."""
 
-    def read_file(self, path: str) -> AsyncIterator[bytes]:
-        """The file's bytes. :raise NotFound, Invalid:"""
+    def read_file(self, path: str, offset: int = 0) -> AsyncIterator[bytes]:
+        """The file's bytes, from there on. :raise NotFound, Invalid:"""
 
     async def write_file(self, path: str, chunks: AsyncIterator[bytes], *, mode: int) -> None:
         """Write a file, whole or not at all, making its directories. :raise Invalid: it cannot be written."""
 
     async def stat(self, path: str, *, follow: bool) -> FileStat:
         """What lies at the path; absence is an answer, not a fault."""
+
+    async def list_folder(self, path: str) -> Sequence[tuple[str, FileStat]]:
+        """What a folder holds, in no order; links are not followed. :raise NotFound, Invalid:"""
+
+    async def change(self, path: str, how: Change, to: str = "") -> None:
+        """Do that to one name. :raise NotFound, Invalid, Busy, NoCapacity:"""
+
+    async def real_path(self, path: str) -> str:
+        """The path without links and dots, of what is there. :raise NotFound, Invalid:"""
 
     def tar_out(self, path: str) -> AsyncIterator[bytes]:
         """A file or directory as a tar stream."""

@@ -41,6 +41,7 @@ from polyvisor.model.principal import Action
 from polyvisor.model.query import Page
 from polyvisor.model.snapshot import Schedule, Snapshot, SnapshotState
 from polyvisor.model.spec import Spec
+from polyvisor.model.ssh import SshKey
 from polyvisor.model.task import Task
 from polyvisor.model.units import Bytes
 from polyvisor.model.volume import PoolRights, Volume, VolumeState
@@ -433,6 +434,22 @@ class Pools(Protocol):
         """The sizes, in bytes together, of the volumes there of a project and those below it."""
 
 
+class SshKeys(Protocol):
+    """SSH keys. They go with their users and projects."""
+
+    async def add(self, key: SshKey) -> int:
+        """Insert; the number that it is given. :raise NotFound: its owner is gone."""
+
+    async def all(self) -> Sequence[SshKey]:
+        """Every one, oldest first."""
+
+    async def called(self, fingerprint: str) -> Sequence[SshKey]:
+        """Those with that fingerprint, oldest first."""
+
+    async def remove(self, number: int) -> None:
+        """Delete. :raise NotFound:"""
+
+
 class AuditLog(Protocol):
     """Who did what. There is no way to change or delete an entry."""
 
@@ -466,6 +483,9 @@ class Foreigners(Protocol):
 
     async def find(self, projects: Collection[ProjectId] | None, dialect: str, kind: str, alias: str) -> Sequence[str]:
         """The things an alias stands for: one at most in a project; `projects` None asks in all of them."""
+
+    async def anywhere(self, projects: Collection[ProjectId] | None, alias: str) -> Sequence[str]:
+        """The things it stands for in whatever dialect, of whatever kind; `projects` as above."""
 
     async def aliases(self, dialect: str, kind: str, subjects: Sequence[str]) -> Mapping[str, str]:
         """The aliases of these things, by thing; those that have none are left out."""
@@ -517,6 +537,7 @@ class Unit(Protocol):
     rows: Rows
     audit: AuditLog
     pools: Pools
+    ssh_keys: SshKeys
 
 
 class Store(Protocol):

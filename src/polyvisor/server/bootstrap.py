@@ -51,7 +51,7 @@ async def ensure_operator(store: Store, data: Path, clock: Callable[[], datetime
     key, record = new_key("bootstrap", project.id, now, operator=True)
     password = secrets.token_urlsafe(18)
     facts = {
-        "url": "", "tls_url": "", "ca_file": str(data / CERTIFICATE),
+        "url": "", "tls_url": "", "ssh": "", "ca_file": str(data / CERTIFICATE),
         "admin": {"username": _ADMIN, "password": password}, "api_key": key,
         "jwt_secret": secrets.token_urlsafe(32), "project": project.id,
     }  # fmt: skip
@@ -76,9 +76,9 @@ def _read(file: Path) -> dict[str, Any]:
     return facts
 
 
-def tell_addresses(data: Path, facts: dict[str, Any], url: str, tls_url: str) -> None:
+def tell_addresses(data: Path, facts: dict[str, Any], url: str, tls_url: str, ssh: str = "") -> None:
     """Write where the server listens now."""
-    facts.update(url=url, tls_url=tls_url)
+    facts.update(url=url, tls_url=tls_url, ssh=ssh)
     write_private(data / FILE, json.dumps(facts, indent=2) + "\n")
 
 

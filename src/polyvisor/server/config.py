@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from polyvisor.dialects.instavm.settings import STANDARD
 from polyvisor.dialects.instavm.settings import Settings as Sandboxes
+from polyvisor.gateway.limits import Limits
 from polyvisor.host.ingress import Settings
 from polyvisor.host.paths import Place
 from polyvisor.model.compression import Packing, check_delay, parse_compression
@@ -184,6 +185,20 @@ class VariantConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SshConfig:
+    """`listen` is HOST:PORT of the SSH gateway; port 0 picks a free one, empty: there is none. `idle` is after how long
+    without a word either way a connection is closed; 0: never.
+    """
+
+    listen: str = ""
+    idle: str = "4h"
+
+    def limits(self) -> Limits:
+        """What a connection may do. :raise Invalid:"""
+        return Limits(idle=parse_duration(self.idle, "ssh.idle"))
+
+
+@dataclass(frozen=True, slots=True)
 class PoolConfig:
     """A directory for volumes beside the data directory's own: it must exist. `number` is how APIs with numbers call
     it, 1 or more and one's own.
@@ -217,6 +232,7 @@ class Config:
     ingress: IngressConfig = field(default_factory=IngressConfig)
     instavm: InstavmConfig = field(default_factory=InstavmConfig)
     variants: Mapping[str, VariantConfig] = field(default_factory=dict)
+    ssh: SshConfig = field(default_factory=SshConfig)
     pools: Mapping[str, PoolConfig] = field(default_factory=dict)
     nics: Mapping[str, NicConfig] = field(default_factory=dict)
 
@@ -324,6 +340,7 @@ def load(file: Path | None, flags: Mapping[str, str | None]) -> Config:
     config.memory.packing()
     config.memory.reclaim()
     config.velocity.lifetime()
+    config.ssh.limits()
     config.ingress.tls()
     config.sandboxes()
     config.places("")

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyvisor.dialects import hypeman, instavm, native, velocity, vergeos
-from polyvisor.server.bootstrap import ensure_certificate, tell_addresses
+from polyvisor.server.bootstrap import ensure_certificate, tell_addresses, write_private
 from polyvisor.server.config import Config
 from polyvisor.server.listeners import bind, serve, url_of
 from polyvisor.server.wiring import Parts, running
+
+if TYPE_CHECKING:
+    from polyvisor.gateway.listener import Gateway
 
 log = logging.getLogger("polyvisor.server")
 
@@ -47,6 +52,12 @@ def _collect_seldom() -> None:
     gc.set_threshold(10_000, 10, 100)
 
 
+async def _gateway(parts: Parts, sock: socket.socket) -> Gateway:
+    from polyvisor.gateway.listener import open_gateway  # asyncssh takes a moment, which most servers can do without
+
+    return await open_gateway(parts.engine, sock, parts.config.data, parts.config.ssh.limits(), write_private)
+
+
 async def serve_forever(config: Config) -> None:
     """Start, print the one `ready` line, answer until SIGTERM.
 
@@ -54,14 +65,20 @@ async def serve_forever(config: Config) -> None:
     """
     plain = bind(config.server.listen, "server.listen")
     tls = bind(config.server.tls_listen, "server.tls_listen")
+    ssh = bind(config.ssh.listen, "ssh.listen") if config.ssh.listen else None
     async with running(config) as parts:
         certificate = ensure_certificate(config.data)
         url, tls_url = url_of(plain, "http"), url_of(tls, "https")
-        tell_addresses(config.data, parts.facts, url, tls_url)
+        gateway = await _gateway(parts, ssh) if ssh else None
+        tell_addresses(config.data, parts.facts, url, tls_url, url_of(ssh, "ssh")[6:] if ssh else "")
         ready = asyncio.Event()
         serving = asyncio.create_task(serve(application(parts), plain, tls, certificate, ready))
         await ready.wait()
         _collect_seldom()
         sys.stdout.write(f"ready {url} {tls_url}\n")
         sys.stdout.flush()
-        await serving
+        try:
+            await serving
+        finally:
+            if gateway is not None:
+                await gateway.close()

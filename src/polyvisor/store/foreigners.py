@@ -50,6 +50,11 @@ class SqlForeigners:
         query = query.where(owned(_a.project, projects))
         return [row.subject for row in await self._work.rows(query.order_by(_a.subject))]
 
+    async def anywhere(self, projects: Collection[ProjectId] | None, alias: str) -> Sequence[str]:
+        """The things it stands for in whatever dialect."""
+        query = select(_a.subject).where(_a.alias == alias, owned(_a.project, projects)).distinct()
+        return [row.subject for row in await self._work.rows(query.order_by(_a.subject))]
+
     async def aliases(self, dialect: str, kind: str, subjects: Sequence[str]) -> Mapping[str, str]:
         """The aliases of these things."""
         found: dict[str, str] = {}

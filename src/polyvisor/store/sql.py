@@ -37,6 +37,7 @@ from polyvisor.store.refusals import in_our_words
 from polyvisor.store.rows import SqlRows
 from polyvisor.store.schedules import SqlSchedules
 from polyvisor.store.snapshots import SqlSnapshots
+from polyvisor.store.ssh_keys import SqlSshKeys
 from polyvisor.store.tables import meta
 from polyvisor.store.tasks import SqlTasks
 from polyvisor.store.volumes import SqlVolumes
@@ -61,6 +62,7 @@ class SqlUnit:
         self.receipts: port.Receipts = SqlReceipts(work)
         self.foreigners: port.Foreigners = SqlForeigners(work)
         self.rows: port.Rows = SqlRows(work)
+        self.ssh_keys: port.SshKeys = SqlSshKeys(work)
         self.audit: port.AuditLog = SqlAudit(work)
         self.pools: port.Pools = SqlPools(work)
 

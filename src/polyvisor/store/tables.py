@@ -441,6 +441,7 @@ aliases = Table(
     Column("subject", Text, nullable=False),
     UniqueConstraint("project", "dialect", "kind", "alias", name="uq_aliases_alias"),
     Index("ix_aliases_subject", "subject"),
+    Index("ix_aliases_alias", "alias"),
 )
 
 remainders = Table(
@@ -450,6 +451,20 @@ remainders = Table(
     Column("dialect", Text, nullable=False),
     Column("data", Text, nullable=False),
     PrimaryKeyConstraint("subject", "dialect"),
+)
+
+ssh_keys = Table(
+    "ssh_keys",
+    metadata,
+    Column("number", Serial, primary_key=True, autoincrement=True),
+    Column("project", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("user", Text, ForeignKey("users.id", ondelete="CASCADE")),
+    Column("fingerprint", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    Index("ix_ssh_keys_fingerprint", "fingerprint"),
+    Index("ix_ssh_keys_user", "user"),
+    Index("ix_ssh_keys_project", "project"),
+    sqlite_autoincrement=True,
 )
 
 # What only a dialect has. `subject` is no foreign key, as above. A key is never given twice, hence AUTOINCREMENT.

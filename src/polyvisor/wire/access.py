@@ -158,6 +158,30 @@ class CreateKey(_Request):
     lifetime: Duration | None = None
 
 
+class AddSshKey(_Request):
+    """A public key in one line, as OpenSSH writes it. `comment` takes the place of the one that is in it."""
+
+    public_key: Text = Field(max_length=16384)
+    comment: Text = Field(default="", max_length=255)
+
+
+class SshKey(_Reply):
+    """A key by which its owner comes into instances. `owner` is a user's name, or an API key's."""
+
+    id: int
+    fingerprint: str
+    comment: str
+    owner: str
+    public_key: str
+    created: datetime
+
+
+class SshKeyList(_Reply):
+    """Keys."""
+
+    items: list[SshKey]
+
+
 class ApiKey(_Reply):
     """`prefix` is how the key begins. `scopes` null: whatever its user may."""
 

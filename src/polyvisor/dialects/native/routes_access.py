@@ -19,6 +19,7 @@ from polyvisor.engine.users import Membership
 from polyvisor.model.faults import Invalid, Unauthenticated
 from polyvisor.model.identity import ApiKey, AuditFilter, Project, Quotas, Usage, User
 from polyvisor.model.principal import Action, Credential
+from polyvisor.model.ssh import SshKey
 from polyvisor.model.units import parse_duration, parse_size
 from polyvisor.wire import access as wire
 
@@ -256,3 +257,32 @@ async def list_audit(  # noqa: PLR0913 - what can be looked for
     found = await core.audit.list(caller, wanted, before, limit)
     items = [wire.AuditEntry.model_validate(one, from_attributes=True) for one in found]
     return wire.AuditPage(items=items, next=items[-1].seq if len(items) == limit else None)
+
+
+# -- SSH keys ------------------------------------------------------------------------------------------------------
+
+
+@router.post("/ssh-keys", status_code=201, tags=["access"])
+async def add_ssh_key(body: wire.AddSshKey, caller: Caller, core: Core) -> wire.SshKey:
+    """Add a public key: who has the private one comes by the SSH gateway into what the caller may interact with."""
+    return _ssh_key(await core.ssh_keys.add(caller, body.public_key, body.comment))
+
+
+@router.get("/ssh-keys", tags=["access"])
+async def list_ssh_keys(caller: Caller, core: Core) -> wire.SshKeyList:
+    """The caller's SSH keys, oldest first; an operator's list has everybody's."""
+    return wire.SshKeyList(items=[_ssh_key(key) for key in await core.ssh_keys.list(caller)])
+
+
+@router.delete("/ssh-keys/{id}", status_code=204, tags=["access"])
+async def remove_ssh_key(id: Annotated[int, Path(ge=1, le=2**63 - 1)], caller: Caller, core: Core) -> Response:
+    """Take an SSH key away. Who is connected by it stays so."""
+    await core.ssh_keys.remove(caller, id)
+    return Response(status_code=204)
+
+
+def _ssh_key(key: SshKey) -> wire.SshKey:
+    return wire.SshKey(
+        id=key.number, fingerprint=key.fingerprint, comment=key.comment, owner=key.owner.name, public_key=key.public,
+        created=key.created,
+    )  # fmt: skip

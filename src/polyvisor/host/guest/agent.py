@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from polyvisor.host.guest.channel import Channel
 from polyvisor.host.guest.frames import DELIMITER, MOST, PROTOCOL, Decoder, Frame, Kind, encode
 from polyvisor.host.sockets import connect_unix
 from polyvisor.model.faults import Invalid, TimedOut, Unavailable
-from polyvisor.model.guest import Exec, FileStat, Identity
+from polyvisor.model.guest import Change, Exec, FileStat, Identity
 from polyvisor.model.instance import Address
 
 _NOBODY = bytes(16)
@@ -28,6 +28,7 @@ _PING_LIMIT = 5.0
 _READY_LIMIT = 30.0
 _SILENCE = 5.0  # seconds after which a connection has to prove itself before it is used
 _VERB_LIMIT = 60.0
+_MOST_SAID = 64 * 1024 * 1024
 _CLOCK_LIMIT = 10.0
 _IDENTITY_LIMIT = 120.0  # an RSA key is half a minute's work for an emulated processor that is shared
 
@@ -271,9 +272,10 @@ class Agent(asyncio.Protocol):
 
     # -- files -------------------------------------------------------------------------------------------------
 
-    async def read_file(self, path: str) -> AsyncIterator[bytes]:
+    async def read_file(self, path: str, offset: int = 0) -> AsyncIterator[bytes]:
         """See Guest."""
-        async with self._opened(_request("read", path=path)) as channel:
+        where = {"offset": str(offset)} if offset else {}
+        async with self._opened(_request("read", path=path, **where)) as channel:
             while (said := await channel.output()) is not None:
                 yield said.data
             channel.check()
@@ -286,12 +288,36 @@ class Agent(asyncio.Protocol):
     async def stat(self, path: str, *, follow: bool) -> FileStat:
         """See Guest."""
         found = await self._ask("stat", path=path, follow="1" if follow else "0")
-        if "kind" not in found:
-            return FileStat(False)
-        return FileStat(
-            True, found["kind"], int(found["mode"]), int(found["size"]), float(found["mtime"]), int(found["uid"]),
-            int(found["gid"]), found.get("target", ""),
-        )  # fmt: skip
+        return _stat(found) if "kind" in found else FileStat(False)
+
+    async def list_folder(self, path: str) -> Sequence[tuple[str, FileStat]]:
+        """See Guest."""
+        entries: list[dict[str, str]] = []
+        for key, value in pairs.unpack(await self._said(_request("list", path=path))):
+            if key == "name":
+                entries.append({})
+            if entries:
+                entries[-1][key] = value
+        return [(entry["name"], _stat(entry)) for entry in entries]
+
+    async def change(self, path: str, how: Change, to: str = "") -> None:
+        """See Guest."""
+        await self._ask("change", path=path, how=how.value, to=to)
+
+    async def real_path(self, path: str) -> str:
+        """See Guest."""
+        return (await self._said(_request("real", path=path))).decode("utf-8", "replace")
+
+    async def _said(self, request: bytes) -> bytes:
+        """All that a verb has to say. :raise Invalid: more than there is room for."""
+        said = bytearray()
+        async with self._opened(request) as channel:
+            while (piece := await channel.output()) is not None:
+                said += piece.data
+                if len(said) > _MOST_SAID:
+                    raise Invalid("path: holds too much to be told of", field="path")
+            channel.check()
+        return bytes(said)
 
     async def tar_out(self, path: str) -> AsyncIterator[bytes]:
         """See Guest."""
@@ -362,6 +388,13 @@ class Command:
     async def close(self) -> None:
         """See Process."""
         await self._agent._done_with(self._channel)
+
+
+def _stat(found: Mapping[str, str]) -> FileStat:
+    return FileStat(
+        True, found["kind"], int(found["mode"]), int(found["size"]), float(found["mtime"]), int(found["uid"]),
+        int(found["gid"]), found.get("target", ""),
+    )  # fmt: skip
 
 
 def _request(verb: str, **options: str) -> bytes:

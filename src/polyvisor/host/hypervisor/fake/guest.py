@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import posixpath
 import re
 import shlex
 import time
@@ -13,7 +14,7 @@ from polyvisor.host.hypervisor.fake import archive
 from polyvisor.host.hypervisor.fake.runner import SpokenTo
 from polyvisor.host.hypervisor.fake.tongue import Tongue
 from polyvisor.model.faults import Busy, Invalid, NotFound, Unavailable
-from polyvisor.model.guest import Exec, Exit, FileStat, Identity, Output
+from polyvisor.model.guest import Change, Exec, Exit, FileStat, Identity, Output
 from polyvisor.model.instance import Address
 
 _VARIABLE = re.compile(r"\$(\w+|\?)")
@@ -160,6 +161,7 @@ class FakeGuest:
         self.configured = False  # nor had a workload
         self._run = run
         self.files: dict[str, bytes] = {}
+        self.folders: set[str] = set()  # that were made empty
         self.mounts: dict[str, str] = {}
         self.address: Address | None = None
         self.seeds: list[bytes] = []
@@ -213,11 +215,11 @@ class FakeGuest:
             raise Unavailable("Connection refused")
         return SpokenTo(self.session)
 
-    async def read_file(self, path: str) -> AsyncIterator[bytes]:
+    async def read_file(self, path: str, offset: int = 0) -> AsyncIterator[bytes]:
         """See Guest."""
         if path not in self.files:
             raise NotFound(f"path: {path} does not exist", field="path")
-        yield self.files[path]
+        yield self.files[path][offset:]
 
     async def write_file(self, path: str, chunks: AsyncIterator[bytes], *, mode: int) -> None:
         """See Guest."""
@@ -227,8 +229,36 @@ class FakeGuest:
         """See Guest."""
         if path in self.files:
             return FileStat(True, "file", 0o644, len(self.files[path]))
-        below = any(name.startswith(path.rstrip("/") + "/") for name in self.files)
+        below = path in self.folders or any(name.startswith(path.rstrip("/") + "/") for name in self.files)
         return FileStat(True, "directory", 0o755) if below or path == "/" else FileStat(False)
+
+    async def list_folder(self, path: str) -> Sequence[tuple[str, FileStat]]:
+        """See Guest."""
+        start = path.rstrip("/") + "/"
+        names = {name[len(start) :].split("/")[0] for name in {*self.files, *self.folders} if name.startswith(start)}
+        return [(name, await self.stat(start + name, follow=False)) for name in sorted(names)]
+
+    async def change(self, path: str, how: Change, to: str = "") -> None:
+        """See Guest. Modes, owners and times are not kept."""
+        there = await self.stat(path, follow=False)
+        if how is Change.MKDIR:
+            if there.exists:
+                raise Invalid(f"{path}: File exists", field="path")
+            self.folders.add(path)
+        elif not there.exists:
+            raise NotFound(f"{path}: No such file or directory", field="path")
+        elif how is Change.UNLINK:
+            del self.files[path]
+        elif how is Change.RMDIR:
+            self.folders.discard(path)
+        elif how in (Change.RENAME, Change.REPLACE):
+            self.files[to] = self.files.pop(path)
+        elif how is Change.TRUNCATE:
+            self.files[path] = self.files[path][: int(to)].ljust(int(to), b"\0")
+
+    async def real_path(self, path: str) -> str:
+        """See Guest."""
+        return posixpath.normpath(path)
 
     async def tar_out(self, path: str) -> AsyncIterator[bytes]:
         """See Guest."""

@@ -1,0 +1,19 @@
+"""What one client may ask of the gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polyvisor.model.units import Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`strangers` are connections that have not logged in; `tries` the keys that one may show; `idle` after how long
+    without a word either way it is closed, 0: never."""
+
+    strangers: int = 64
+    connections: int = 1024
+    tries: int = 12
+    sessions: int = 16
+    idle: Seconds = Seconds(0.0)
