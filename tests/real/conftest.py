@@ -72,6 +72,19 @@ def debian(debian_told: list[PullProgress]) -> str:
     return "debian-12"
 
 
+@pytest.fixture(scope="session")
+def standard(base: Server) -> str:
+    """The name of the image `standard`, which is on `base` by then."""
+
+    async def pull() -> None:
+        async with base.client() as client:
+            async for _ in client.images.pull("standard"):
+                pass
+
+    asyncio.run(pull())
+    return "standard"
+
+
 @pytest.fixture
 async def client(base: Server) -> AsyncIterator[Client]:
     """Its operator."""

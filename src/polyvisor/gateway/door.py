@@ -16,7 +16,7 @@ import asyncssh
 from polyvisor.engine import Engine
 from polyvisor.engine.streams import Guest, Process
 from polyvisor.gateway.limits import Limits
-from polyvisor.model.faults import Fault, Unauthenticated
+from polyvisor.model.faults import Fault, Forbidden, Unauthenticated
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.principal import Principal
 
@@ -36,11 +36,12 @@ class Door(asyncssh.SSHServer):
         self._sessions = 0
         self._source = ""
         self._name = ""
-        self._shown: dict[str, tuple[Principal, InstanceId]] = {}
+        self._proven: tuple[str, InstanceId] | None = None  # the key's fingerprint, and what it was shown for
         self._let_in = False
         self._connection: asyncssh.SSHServerConnection | None = None
         self._heard = 0.0
         self._watch: asyncio.Task[None] | None = None
+        self._noting: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
     # -- the connection ----------------------------------------------------------------------------------------
@@ -121,28 +122,49 @@ class Door(asyncssh.SSHServer):
             return False
         if found is None:
             return False
-        self._shown[fingerprint] = found
+        self._await_proof(key, fingerprint, found[1])
         return True
 
-    def auth_completed(self) -> None:
-        """He is in, by the key that he proved to have: the last one that was looked at."""
-        self._let_in = True
-        principal, instance = self._one
-        self._engine.audit.note(
-            principal.name, principal.source, "ssh.login", project=principal.project, subject=instance
-        )  # fmt: skip
+    def _await_proof(self, key: asyncssh.SSHKey, fingerprint: str, instance: InstanceId) -> None:
+        """A client may show one key and sign with another, so nothing is believed but a signature that holds."""
+        verify = key.verify
 
-    @property
-    def _one(self) -> tuple[Principal, InstanceId]:
-        return next(reversed(self._shown.values()))
+        def verified(data: bytes, sig: bytes) -> bool:
+            holds = verify(data, sig)
+            if holds:
+                self._proven = fingerprint, instance
+            return holds
+
+        key.verify = verified  # type: ignore[method-assign]  # asyncssh verifies with this very object
+
+    def auth_completed(self) -> None:
+        """He is in, by the key that he proved to have."""
+        self._let_in = True
+        self._noting = asyncio.create_task(self._note(), name="ssh login")
+
+    async def _note(self) -> None:
+        with contextlib.suppress(Fault):
+            principal, instance = await self._who()
+            self._engine.audit.note(
+                principal.name, principal.source, "ssh.login", project=principal.project, subject=instance
+            )  # fmt: skip
+
+    async def _who(self) -> tuple[Principal, InstanceId]:
+        """Who came in, if he still may. :raise Forbidden:"""
+        if self._proven is None:
+            raise Forbidden("nobody came in")
+        fingerprint, instance = self._proven
+        owners = await self._engine.ssh_keys.owners(fingerprint, self._source)
+        found = await self._engine.ssh_keys.find(owners, instance)
+        if found is None:
+            raise Forbidden("the key holds no more here")
+        return found
 
     # -- what it opens -----------------------------------------------------------------------------------------
 
     async def guest(self) -> Guest:
         """The guest, for one session more: asked for each, since rights may go. :raise Fault:"""
-        principal, instance = self._one
-        if principal.until is not None and principal.until <= self._engine.clock():
-            raise Unauthenticated("the key holds no more")
+        principal, instance = await self._who()
         return await self._engine.streams.guest(principal, instance)
 
     def enter(self) -> bool:

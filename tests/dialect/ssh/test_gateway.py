@@ -10,9 +10,12 @@ import asyncssh
 import pytest
 
 from dialect.ssh.conftest import Ssh
+from polyvisor.gateway.door import Door
 from polyvisor.gateway.files import GuestFiles
 from polyvisor.gateway.limits import Limits
 from polyvisor.model.foreign import Foreign
+from polyvisor.wire.access import AddSshKey
+from polyvisor.wire.native import CreateInstance
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 OWN = {"channel", "connection", "env", "logger", "convert_attrs", "format_longname"}
@@ -55,9 +58,6 @@ async def test_who_is_nobody_there_is_told_nothing(ssh: Ssh, vm: str, name: str)
 async def test_another_projects_instance_is_none(ssh: Ssh, vm: str) -> None:
     key = await ssh.served.stranger()
     async with ssh.served.client(key) as client:
-        from polyvisor.wire.access import AddSshKey
-        from polyvisor.wire.native import CreateInstance
-
         await client.ssh_keys.add(AddSshKey(public_key=ssh.public("tenant")))
         own = await client.instances.create(CreateInstance(image="busybox", name="tenants"), wait="ready")
         assert (await ssh.ssh("tenants", "hostname", key="tenant")).out == b"tenants\n"
@@ -69,14 +69,32 @@ async def test_a_name_that_means_two_lets_nobody_in(ssh: Ssh, vm: str) -> None:
     """Somebody may add another's public key and call an instance of his as the other does."""
     thief = await ssh.served.stranger()
     async with ssh.served.client(thief) as client:
-        from polyvisor.wire.access import AddSshKey
-        from polyvisor.wire.native import CreateInstance
-
         await client.ssh_keys.add(AddSshKey(public_key=ssh.public("one")))
         await client.instances.create(CreateInstance(image="busybox", name=vm), wait="ready")
     assert (await ssh.ssh(vm, "true")).code == 255
     ours = (await ssh.served.http.get(f"/api/v1/instances/{vm}")).json()["id"]
     assert (await ssh.ssh(ours, "true")).code == 0
+
+
+async def test_only_the_key_that_signed_says_who_it_is(ssh: Ssh, vm: str) -> None:
+    """A client may show another's public key, and sign with its own."""
+    id = (await ssh.served.http.get(f"/api/v1/instances/{vm}")).json()["id"]
+    user = (await ssh.served.http.post("/api/v1/users", json={"name": "signs", "password": "long enough"})).json()
+    grant = {"user": "signs", "project": ssh.served.parts.facts["project"], "actions": ["instance.*"]}
+    assert (await ssh.served.http.post("/api/v1/grants", json=grant)).status_code < 300
+    login = await ssh.served.http.post("/api/v1/sessions", json={"name": "signs", "password": "long enough"})
+    async with ssh.served.client(login.json()["token"]) as client:
+        await client.ssh_keys.add(AddSshKey(public_key=ssh.public("signs")))
+    private = asyncssh.read_private_key(ssh.key("signs"))
+    signature = private.sign(b"text", private.sig_algorithms[0])
+    for mine_first in (True, False):
+        mine, theirs = private.convert_to_public(), asyncssh.read_public_key(ssh.key("one").with_suffix(".pub"))
+        door = Door(ssh.served.parts.engine, set(), Limits())
+        for key in (mine, theirs) if mine_first else (theirs, mine):
+            assert await door.validate_public_key(id, key)
+        assert not theirs.verify(b"text", signature) and mine.verify(b"text", signature)
+        principal, instance = await door._who()
+        assert (principal.user, instance) == (user["id"], id)
 
 
 async def test_a_key_that_is_taken_away_lets_nobody_in(ssh: Ssh) -> None:
