@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from dialect.instavm.conftest import Caller
@@ -27,6 +31,24 @@ async def test_keys(root: Caller) -> None:
     assert (await root.ok(f"DELETE /v1/api-keys/{made['id']}"))["status"] == "deleted"
     await root.refused(404, f"DELETE /v1/api-keys/{made['id']}")
     await other.refused(401, "GET /v1/users/me")
+
+
+async def test_ssh_keys(root: Caller, tenant: Caller, tmp_path: Path) -> None:
+    argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "me@here", "-f", str(tmp_path / "key")]
+    await asyncio.to_thread(subprocess.run, argv, check=True)
+    public = (tmp_path / "key.pub").read_text()
+    argv = ["ssh-keygen", "-lf", str(tmp_path / "key.pub")]
+    told = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=True)
+    made = await root.ok("POST /v1/ssh-keys", {"public_key": public})
+    assert (made["fingerprint"], made["comment"]) == (told.stdout.split()[1], "me@here")
+    assert isinstance(made["id"], int)
+    assert made in (await root.ok("GET /v1/ssh-keys"))["keys"]
+    assert (await tenant.ok("GET /v1/ssh-keys"))["keys"] == []
+    await tenant.refused(404, f"DELETE /v1/ssh-keys/{made['id']}")
+    await root.wrong("public_key", "POST /v1/ssh-keys", {"public_key": "ssh-ed25519 nonsense"})
+    await root.wrong("public_key", "POST /v1/ssh-keys", {})
+    assert (await root.ok(f"DELETE /v1/ssh-keys/{made['id']}"))["status"] == "deleted"
+    await root.refused(404, f"DELETE /v1/ssh-keys/{made['id']}")
 
 
 async def test_the_log(root: Caller, tenant: Caller) -> None:

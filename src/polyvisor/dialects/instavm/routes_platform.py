@@ -20,6 +20,7 @@ from polyvisor.model.faults import Invalid, NotFound
 from polyvisor.model.foreign import Row
 from polyvisor.model.identity import ApiKey, AuditEntry, AuditFilter
 from polyvisor.model.ids import check_name, is_id
+from polyvisor.model.ssh import SshKey
 
 router = APIRouter(prefix="/v1")
 absent = APIRouter()
@@ -122,6 +123,43 @@ async def delete_key(call: Caller, number: int) -> dict[str, Any]:
     row, key = await _key(call, number)
     await call.core.keys.delete(call.principal, key.id)
     return {"id": row.key, "status": "deleted"}
+
+
+# -- SSH keys ----------------------------------------------------------------------------------------------------------
+
+
+class SshKeyBody(BaseModel):
+    """One line, as OpenSSH writes it."""
+
+    public_key: Text
+
+
+def _told_ssh(key: SshKey) -> dict[str, Any]:
+    return {
+        "id": key.number,
+        "fingerprint": key.fingerprint,
+        "comment": key.comment,
+        "created_at": stamp(key.created),
+    }
+
+
+@router.post("/ssh-keys")
+async def add_ssh_key(call: Caller, body: SshKeyBody) -> dict[str, Any]:
+    """Who has the private one comes in by SSH, with what the caller may do then."""
+    return _told_ssh(await call.core.ssh_keys.add(call.principal, body.public_key))
+
+
+@router.get("/ssh-keys")
+async def list_ssh_keys(call: Caller) -> dict[str, Any]:
+    """The caller's."""
+    return {"keys": [_told_ssh(one) for one in await call.core.ssh_keys.list(call.principal)]}
+
+
+@router.delete("/ssh-keys/{number}")
+async def remove_ssh_key(call: Caller, number: int) -> dict[str, Any]:
+    """It lets nobody in any more."""
+    gone = await call.core.ssh_keys.remove(call.principal, number)
+    return {"id": gone.number, "status": "deleted"}
 
 
 # -- the log -----------------------------------------------------------------------------------------------------------
