@@ -10,6 +10,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,7 @@ from real.guests import Guests, lasting, run, sh
 from real.namespaces import ground
 from real.test_killed import BOOT_ID
 from real.verges import Verge, eventually, sector
+from real.visors import Visor
 from serving import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -70,12 +72,32 @@ write_files:
     WantedBy=multi-user.target
 runcmd: [touch /etc/cloud/cloud-init.disabled, systemctl enable --now marks.service]
 """
+# Runs at the first boot alone. Its unit says of each boot that it was shut down in order.
+ONCE = """#!/bin/sh
+echo ran >> /root/ran
+cat > /etc/systemd/system/tells.service <<'END'
+[Unit]
+After=systemd-logind.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/sh -c "cat /proc/sys/kernel/random/boot_id >> /root/stopped"
+[Install]
+WantedBy=multi-user.target
+END
+systemctl enable --now tells.service
+"""
 
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SSH key of the test's own."""
-    path = tmp_path_factory.mktemp("ssh") / "key"
+    return make_key(tmp_path_factory.mktemp("ssh") / "key")
+
+
+def make_key(path: Path) -> Path:
+    """A pair of keys, the public one beside it."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True, timeout=30)
     return path
 
@@ -149,6 +171,68 @@ def test_vergeos_gives_it_first_boot_files_and_powers_it(
     vm.power_off(force=True)
     verge.until(vm, "stopped")
     assert sector(marks, 1) == second  # nobody asked it
+
+
+async def test_hanzo_launches_it_with_keys_and_data(
+    base: Server, client: Client, guests: Guests, debian: str, key: Path, tmp_path: Path
+) -> None:
+    """Keys, data that runs once, its size, and a volume that goes on to another machine."""
+    visor, other = Visor(base), tmp_path / "other"
+    make_key(other)
+    keys = [path.with_suffix(".pub").read_text().strip() for path in (key, other)]
+    where = {"organizationId": visor.organization, "region": "us-east"}
+
+    def ask(line: str, status: int = 200, **fields: Any) -> Any:
+        return asyncio.to_thread(visor.ok, line, status, **fields)
+
+    def until(status: str) -> Any:
+        return asyncio.to_thread(visor.until, vm, status, UP)
+
+    launched = await ask(
+        "POST vm.launch", 201, name="Hanzo's own", plan="nano", os=debian, sshKeys=keys, userData=ONCE, **where
+    )
+    vm = launched["id"]
+    ours = vm.removeprefix("vm_")
+    volume = (await ask("POST volume.create", 201, name="h-moves", sizeGb=10, **where))["id"]
+    place = {"vmId": vm, "volumeId": volume}
+    assert (launched["status"], launched["ip"]) == ("provisioning", None)
+    try:
+        first = await until("running")
+        # what it is, and who comes in
+        await sh(client, ours, "cloud-init status --wait > /dev/null")
+        assert await sh(client, ours, "cat /root/ran; nproc; lsblk -bdno SIZE /dev/vda") == f"ran\n1\n{25 * 1024**3}"
+        memory = int(await sh(client, ours, "awk '/^MemTotal/ {print $2}' /proc/meminfo"))
+        assert 900 * 1024 < memory <= 1024**2
+        native = await client.instances.get(ours)
+        assert (first["ip"], first["sshPort"]) == ("127.0.0.1", native.ports[0].host)
+        for one in (key, other):
+            assert await ssh(native, one, "root", "id -un") == "root"
+        # a volume, over a restart and a stop
+        assert (await ask("POST vm.attachVolume", mountPath="/mnt/data", **place))["mounted"] is True
+        made = await sh(client, ours, "head -c 3000000 /dev/urandom > /mnt/data/file; sha256sum < /mnt/data/file")
+        assert "nofail" in await sh(client, ours, "grep ' /mnt/data ' /etc/fstab")
+        await ask("POST vm.restart", vmId=vm)
+        await until("running")
+        await ask("POST vm.stop", vmId=vm)
+        stopped = await until("stopped")
+        assert (stopped["ip"], stopped["privateIp"]) == (first["ip"], first["privateIp"])
+        await ask("POST vm.start", vmId=vm)
+        assert (await until("running"))["privateIp"] == first["privateIp"]
+        assert await sh(client, ours, "cat /root/ran; wc -l < /root/stopped; uniq -d /root/stopped") == "ran\n2"
+        assert await sh(client, ours, "sha256sum < /mnt/data/file") == made
+        # which another machine gets
+        await ask("POST vm.detachVolume", **place)
+        assert await sh(client, ours, "! grep /mnt/data /etc/fstab; ! findmnt /mnt/data") == ""
+        await ask("DELETE vm.destroy", 204, vmId=vm)
+        small = await guests.boot()
+        await ask("POST vm.attachVolume", vmId=f"vm_{small.id}", volumeId=volume, mountPath="/data")
+        assert await sh(client, small.id, "sha256sum < /data/file") == made
+    finally:
+        await guests.discard()
+        left = [one["id"] for one in await ask("GET vm.all", organizationId=visor.organization)]
+        if vm in left:
+            await ask("DELETE vm.destroy", 204, vmId=vm)
+        await ask("DELETE volume.remove", 204, volumeId=volume)
 
 
 @pytest.mark.bridge

@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.local import LocalImages, Settings
 from polyvisor.model.faults import Exists, Fault, Forbidden, Invalid, NotFound, Unsupported, Upstream
 from polyvisor.model.ids import Digest
-from polyvisor.model.image import Image, ImageKind, ImageState
+from polyvisor.model.image import Image, ImageKind, ImageSource, ImageState
 from polyvisor.model.units import GIB, KIB, MIB
 from real.archives import as_tar, docker_save, entry, oci_layout, sha
 from real.registries import push
@@ -254,6 +255,20 @@ async def test_a_qcow2_is_rewritten_as_our_own(images: LocalImages, tmp_path: Pa
     assert await images.list() == []
     with pytest.raises(NotFound):
         await images.path(Digest(image.id))
+
+
+async def test_an_image_of_the_settings_is_imported_once(images: LocalImages, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", disk, "64M")
+    source = ImageSource(sha(disk.read_bytes()), file=str(disk))
+    with pytest.raises(Upstream, match="is not what its checksum says"):
+        await images.provide(replace(source, sha256="0" * 64), "os/one", quiet)
+    assert await images.list() == []
+    made = await images.provide(source, "os/one", quiet)
+    assert (made.kind, made.virtual_size, made.names) == (ImageKind.DISK, 64 * MIB, ("os/one",))
+    disk.unlink()
+    assert await images.provide(source, "os/one", quiet) == made  # it is not asked for again
+    assert leftovers(images, tmp_path / "images") == []
 
 
 async def test_a_raw_disk_is_never_probed(images: LocalImages, tmp_path: Path) -> None:

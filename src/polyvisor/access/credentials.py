@@ -36,9 +36,11 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def new_key(name: str, project: ProjectId, now: datetime, *, operator: bool = False) -> tuple[str, ApiKey]:
+def new_key(
+    name: str, project: ProjectId, now: datetime, *, operator: bool = False, prefix: str = KEY_PREFIX
+) -> tuple[str, ApiKey]:
     """A fresh key, shown once, and the record of it."""
-    key = KEY_PREFIX + secrets.token_urlsafe(32)
+    key = prefix + secrets.token_urlsafe(32)
     return key, ApiKey(KeyId(mint()), name, project, key[:_SHOWN], key_digest(key), now, operator)
 
 

@@ -50,6 +50,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
         "attach": "volume.attach", "detach": "volume.detach",
     },
     "files": {"read": "volume.read", "write": "volume.write", "remove": "volume.write"},
+    "terminals": {"ticket": "instance.terminal", "open": "instance.terminal"},
     "screens": {"shot": "instance.screenshot", "ticket": "instance.screen"},
     "media": {
         "create_blank": "volume.create", "upload": "volume.create", "copy": "volume.copy", "write": "volume.write",
@@ -63,8 +64,8 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "forks": {"fork": "instance.fork"},
     "templates": {"create": "template.create", "delete": "template.delete"},
     "images": {
-        "pull": "image.pull", "take": "image.import", "name": "image.name", "unname": "image.unname",
-        "delete": "image.delete",
+        "pull": "image.pull", "provide": "image.provide", "take": "image.import", "name": "image.name",
+        "unname": "image.unname", "delete": "image.delete",
     },
     "registry": {"put": "image.receive"},
     "pushes": {"create": "image.push"},
@@ -73,7 +74,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "users": {"create": "user.create", "update": "user.update", "delete": "user.delete"},
     "rows": {"add": "row.add", "save": "row.save", "swap": "row.swap", "remove": "row.remove"},
     "rights": {"assign": "pool.assign", "revoke": "pool.revoke"},
-    "grants": {"assign": "grant.assign", "revoke": "grant.revoke"},
+    "grants": {"assign": "grant.assign", "revoke": "grant.revoke", "put": "grant.put"},
     "derived": {"change": "grant.derive"},
     "ssh_keys": {"add": "ssh_key.add", "remove": "ssh_key.remove"},
     "keys": {"create": "key.create", "update": "key.update", "delete": "key.delete"},

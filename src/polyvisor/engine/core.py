@@ -44,6 +44,7 @@ from polyvisor.engine.standby import StandbyEngine
 from polyvisor.engine.streams import StreamsEngine
 from polyvisor.engine.tasks import TasksEngine
 from polyvisor.engine.templates import TemplatesEngine
+from polyvisor.engine.terminals import TerminalsEngine
 from polyvisor.engine.users import GrantsEngine, UsersEngine
 from polyvisor.engine.volumes import VolumesEngine
 from polyvisor.engine.waits import Waits
@@ -92,6 +93,7 @@ class Engine:
         self.code = CodeEngine(self.instances, self.streams)
         self.files = FilesEngine(store, host, self.instances, self.streams, self.volumes)
         self.screens = ScreensEngine(host, self.instances)
+        self.terminals = TerminalsEngine(self.streams, self.instances)
         self.events = EventsEngine(store)
         self.hosts = HostsEngine(store, host)
         self.foreigners, self.rows = ForeignersEngine(store), RowsEngine(store)

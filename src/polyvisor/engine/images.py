@@ -15,7 +15,7 @@ from polyvisor.access.grants import require, require_operator
 from polyvisor.model.event import Event
 from polyvisor.model.faults import Busy, Exists, Fault, Invalid, NoCapacity, NotFound
 from polyvisor.model.ids import ProjectId, mint
-from polyvisor.model.image import Image, parse_reference
+from polyvisor.model.image import Image, ImageSource, parse_reference
 from polyvisor.model.principal import Action, Principal
 from polyvisor.model.snapshot import SnapshotState
 from polyvisor.model.units import MIB
@@ -97,6 +97,23 @@ class ImagesEngine:
 
             found = self._begin((owner, principal.operator, reference), fetch)
         return found
+
+    async def provide(self, principal: Principal, name: str, source: ImageSource) -> Image:
+        """An image of the operator's settings, for every project; fetched when it is asked for first.
+
+        :raise Upstream: it cannot be had, or is not what its checksum says. :raise Invalid, NoCapacity:
+        """
+        require(principal, Action.IMAGE_VIEW)
+        called = str(parse_reference(name))
+        key = (OPERATORS, True, called)
+        pull = self._pulls.get(key)
+        if pull is None or pull.task.done():
+
+            async def fetch(progress: Progress) -> Image:
+                return await self._host.images.provide(source, name, progress)
+
+            pull = self._begin(key, fetch)
+        return await asyncio.shield(pull.task)
 
     def assemble(self, principal: Principal, name: str, place: Path, digest: str) -> Pull:
         """Begin to make the image in `place` (see `Images.import_parts`), which is removed at the end.
@@ -198,6 +215,8 @@ class ImagesEngine:
             except NotFound:
                 return None
             async with self._store.write() as unit:
+                if any(known.id == image.id and name in known.names for known in await unit.images.all(owner)):
+                    return named  # provided before
                 await unit.images.put(named, owner)
                 data = {"name": name, "size": str(image.size)}
                 await unit.events.append(Event("image.ready", owner, image.id, self._clock(), data))

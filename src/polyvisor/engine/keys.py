@@ -31,7 +31,7 @@ MAX_SESSION = timedelta(days=30)
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
     """What a key is to be: whose (empty: the caller's), where it acts (empty: where that one does), what it may do
-    (None: all that its user may), and until when and from where it holds."""
+    (None: all that its user may), until when and from where it holds, and how its text begins."""
 
     name: str
     project: str = ""
@@ -39,6 +39,7 @@ class KeyRequest:
     expires: datetime | None = None
     user: str = ""
     fence: Fence = NO_FENCE
+    prefix: str = KEY_PREFIX
 
 
 class KeysEngine:
@@ -66,7 +67,7 @@ class KeysEngine:
                 raise NotFound(f"no project {asked.project[:80]!r}", field="project", subject=asked.project)
             scopes = _scopes(principal, asked.scopes, place.id)
             for_nobody = principal.operator and principal.user is None and owner is None
-            key, record = new_key(asked.name, place.id, self._clock(), operator=for_nobody)
+            key, record = new_key(asked.name, place.id, self._clock(), operator=for_nobody, prefix=asked.prefix)
             user = principal.user if owner is None else owner.id
             record = replace(record, user=user, scopes=scopes, expires=expires, fence=fence)
             await unit.identities.add_key(record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,8 +14,9 @@ from polyvisor.engine.power import PowerEngine
 from polyvisor.engine.snapshots import SnapshotsEngine
 from polyvisor.engine.volumes import VolumesEngine
 from polyvisor.model.faults import Busy, Exists, Forbidden, Invalid, NotFound, WrongState
-from polyvisor.model.identity import MAX_DEPTH, Project, Quotas, Usage
-from polyvisor.model.ids import ProjectId, check_name, mint
+from polyvisor.model.foreign import Foreign
+from polyvisor.model.identity import MAX_DEPTH, Grant, Project, Quotas, Usage
+from polyvisor.model.ids import ProjectId, UserId, check_name, mint
 from polyvisor.model.principal import Action, Principal
 from polyvisor.ports.store import Store, Unit
 
@@ -70,23 +71,37 @@ class ProjectsEngine:
         self._clock = clock
         self._inhabitants = inhabitants
 
-    async def create(self, principal: Principal, name: str, parent: str = "", quotas: Quotas = NO_QUOTAS) -> Project:
+    async def create(
+        self, principal: Principal, name: str, parent: str = "", quotas: Quotas = NO_QUOTAS, *,
+        foreign: Foreign | None = None, owner: Collection[Action] = (),
+    ) -> Project:  # fmt: skip
         """A project below another, by default below the one that the caller acts in. Whoever holds anything above holds
-        it here.
+        it here. Without a name, which its dialect keeps then, its id is its name. `owner`: what the caller, if it is a
+        user, is granted here: no more than it holds above.
 
         :raise Invalid, NotFound, Forbidden: :raise Exists: its parent has one of that name.
         """
-        check_name(name)
+        if name or foreign is None:
+            check_name(name)
         _check_quotas(quotas)
         async with self._store.write() as unit:
             above = await self.find(unit, principal, parent or principal.project, Action.PROJECT_CREATE)
             if len(await unit.identities.path(above.id)) >= MAX_DEPTH:
                 raise Invalid(f"parent: projects are at most {MAX_DEPTH} deep", field="parent")
-            project = Project(ProjectId(mint()), name, self._clock(), above.id, quotas)
+            for action in sorted(owner):
+                if not principal.may(action, above.id):
+                    raise Forbidden(f"nobody passes on what he does not hold: {action}", field="actions")
+            id = ProjectId(mint())
+            project = Project(id, name or id, self._clock(), above.id, quotas)
             try:
-                return await unit.identities.add_project(project)
+                made = await unit.identities.add_project(project)
+                if foreign is not None:
+                    await unit.foreigners.put(above.id, project.id, foreign)
             except Exists as error:
                 raise Exists(f"name: {above.name} has a project {name}", field="name", subject=name) from error
+            for action in sorted(owner if principal.user is not None else ()):
+                await unit.identities.put_grant(Grant(UserId(principal.user or ""), project.id, action))
+            return made
 
     async def find(self, unit: Unit, principal: Principal, key: str, action: Action) -> Project:
         """By id or by path, in the caller's transaction. :raise NotFound:"""
@@ -129,9 +144,10 @@ class ProjectsEngine:
         return principal.in_project(project.id)
 
     async def update(
-        self, principal: Principal, key: str, *, name: str | None = None, quotas: Quotas | None = None
-    ) -> Project:
-        """Another name, other quotas. What is over a new quota stays; more is refused.
+        self, principal: Principal, key: str, *, name: str | None = None, quotas: Quotas | None = None,
+        foreign: Foreign | None = None,
+    ) -> Project:  # fmt: skip
+        """Another name, other quotas, what a dialect keeps with it. What is over a new quota stays; more is refused.
 
         Who may set a project's quotas is who may alter the one above it: nobody raises the limit that he was given.
         :raise NotFound, Forbidden, Exists, Invalid:
@@ -142,8 +158,13 @@ class ProjectsEngine:
             project = await self.find(unit, principal, key, Action.PROJECT_ALTER)
             if quotas is not None and not _may_limit(principal, project):
                 raise Forbidden("a project's quotas are set from above it", field="quotas")
-            project = replace(project, name=check_name(name) if name else project.name, quotas=quotas or project.quotas)
+            if name == "" and foreign is not None:
+                name = project.id
+            called = check_name(name) if name else project.name
+            project = replace(project, name=called, quotas=quotas or project.quotas)
             await unit.identities.save_project(project)
+            if foreign is not None:
+                await unit.foreigners.put(project.parent or project.id, project.id, foreign)
         return project
 
     async def delete(self, principal: Principal, key: str, *, force: bool = False) -> None:

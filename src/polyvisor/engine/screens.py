@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 
 from polyvisor.engine.instances import InstancesEngine
+from polyvisor.engine.tickets import Ticket, Tickets
 from polyvisor.model.face import Face, face
-from polyvisor.model.faults import Busy, NotFound, WrongState
+from polyvisor.model.faults import Busy, WrongState
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.instance import Instance
-from polyvisor.model.principal import SYSTEM, Action, Principal
-from polyvisor.model.units import Seconds
+from polyvisor.model.principal import Action, Principal
 from polyvisor.ports.host import Host
 from polyvisor.ports.screen import Viewer
 
 __all__ = ["ScreensEngine", "Ticket", "Viewer"]  # dialects know a viewer by this module
 
-LIFE = Seconds(60.0)
 MOST_VIEWERS = 16  # of one machine at once
-_MOST_TICKETS = 10_000
 _SHOWN = {Face.RUNNING, Face.PAUSED}
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """Lets whoever has it connect once, within `life` seconds."""
-
-    text: str
-    life: Seconds
-
-
 class ScreensEngine:
-    """Pictures, tickets, connections. Tickets are in memory only: one that is lost is asked for again."""
+    """Pictures, tickets, connections."""
 
     def __init__(self, host: Host, instances: InstancesEngine, clock: Callable[[], float] = monotonic) -> None:
         self._host = host
         self._instances = instances
-        self._clock = clock
-        # By hash: for whom, which machine, and the end of its life; oldest first.
-        self._tickets: dict[bytes, tuple[Principal, InstanceId, float]] = {}
+        self._tickets = Tickets(clock)
         self._viewers: Counter[InstanceId] = Counter()
 
     async def shot(self, principal: Principal, key: str) -> bytes:
@@ -53,24 +38,14 @@ class ScreensEngine:
 
     async def ticket(self, principal: Principal, key: str) -> Ticket:
         """For one viewer. :raise WrongState, NotFound:"""
-        instance = await self._shown(principal, key)
-        now = self._clock()
-        for old in [old for old, (_, _, end) in self._tickets.items() if end <= now]:
-            del self._tickets[old]
-        if len(self._tickets) >= _MOST_TICKETS:
-            raise Busy("there are too many tickets that nobody has used", retry_after=LIFE)
-        text = secrets.token_urlsafe(32)
-        self._tickets[_hash(text)] = principal, instance.id, now + LIFE
-        return Ticket(text, LIFE)
+        return self._tickets.give(principal, (await self._shown(principal, key)).id)
 
     async def connect(self, ticket: str) -> Viewer:
         """The screen that a ticket is for; no other credential is asked for, and the ticket is gone.
 
         :raise NotFound: there is no such ticket. :raise WrongState: the machine has ended. :raise Busy: too many look.
         """
-        who, id, end = self._tickets.pop(_hash(ticket), (SYSTEM, InstanceId(""), 0.0))
-        if end <= self._clock():
-            raise NotFound("there is no such ticket, or it was used or is too old", field="ticket")
+        who, id = self._tickets.take(ticket)
         instance = await self._shown(who, id)
         if self._viewers[instance.id] >= MOST_VIEWERS:
             raise Busy(f"{MOST_VIEWERS} look at this screen already", field="ticket")
@@ -118,7 +93,3 @@ class _Counted:
         if left is not None:
             left()
             await self._viewer.close()
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode(errors="replace")).digest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -202,6 +202,25 @@ class GrantsEngine:
             if any(not principal.may(action, place.id) for action in taken):
                 raise Forbidden("nobody takes away what he does not hold", field="actions")
             await unit.identities.remove_grants(subject.id, place.id, taken)
+            return await _membership(unit, subject, place)
+
+    async def put(self, principal: Principal, user: str, project: str, actions: Collection[Action]) -> Membership:
+        """Let a user do exactly that on the project itself, whatever was granted to it there before.
+
+        :raise NotFound: :raise Forbidden: as `assign` and `revoke` for what changes.
+        """
+        async with self._store.write() as unit:
+            subject, place = await self._both(unit, principal, user, project, Action.GRANT_ASSIGN)
+            held = (await _membership(unit, subject, place)).actions
+            more, less = frozenset(actions) - held, held - frozenset(actions)
+            if less:
+                require(principal, Action.GRANT_REVOKE, place.id)
+            for action in sorted(more | less):
+                if not principal.may(action, place.id):
+                    raise Forbidden(f"nobody gives or takes what he does not hold: {action}", field="actions")
+            await unit.identities.remove_grants(subject.id, place.id, less)
+            for action in sorted(more):
+                await unit.identities.put_grant(Grant(subject.id, place.id, action))
             return await _membership(unit, subject, place)
 
     async def of(self, principal: Principal, user: str) -> Sequence[Membership]:

@@ -464,6 +464,7 @@ class LocalHost:
     async def attach(self, blueprint: Blueprint, disk: Disk) -> None:
         """See Host."""
         vm = self._vm(blueprint.id)
+        await self._volumes.format_blank([disk])
         await vm.attach(self._storage.volume(disk))
         if disk.path:
             guest = await vm.guest()

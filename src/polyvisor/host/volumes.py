@@ -67,14 +67,21 @@ class LocalVolumes:
         finally:
             await self._less(self._busy, volumes)
 
+    async def format_blank(self, disks: Iterable[Disk]) -> None:
+        """Those that are to be mounted and that nothing was ever written to get a file system: else they cannot be."""
+        for disk in disks:
+            if disk.path and not disk.read_only:
+                await self._storage.format_blank(disk)
+
     @asynccontextmanager
-    async def starting(self, disks: Iterable[Disk]) -> AsyncIterator[None]:
+    async def starting(self, disks: Sequence[Disk]) -> AsyncIterator[None]:
         """A machine with these disks is started: not before they are copied, and none of them is copied meanwhile."""
         wanted = Counter(disk.volume for disk in disks if not disk.read_only)
         async with self._change:
             await self._change.wait_for(lambda: not wanted.keys() & self._busy.keys())
             self._starting += wanted
         try:
+            await self.format_blank(disks)
             yield
         finally:
             await self._less(self._starting, wanted)

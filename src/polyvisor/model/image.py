@@ -62,6 +62,15 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Where an image of the operator's is: a file of this host or a URL, and what the SHA-256 of that file is."""
+
+    sha256: str
+    file: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """A parsed image name. `registry` is "" for a short name; there is always a tag or a digest."""
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from polyvisor.model.appliance import Appliance
 from polyvisor.model.ids import Digest
-from polyvisor.model.image import Image
+from polyvisor.model.image import Image, ImageSource
 from polyvisor.model.push import Login, Sent
 from polyvisor.model.units import Bytes
 
@@ -64,6 +64,13 @@ class Images(Protocol):
 
         The file is only read; a few at a time, others wait. :raise Invalid: it is none of these, is hostile or too
         large. :raise NoCapacity: the disk is full.
+        """
+
+    async def provide(self, source: ImageSource, name: str, progress: Progress) -> Image:
+        """The image in the operator's file, or at his URL: fetched, if it is not here, verified, then as if it had been
+        imported.
+
+        :raise Upstream: it cannot be had, or is not what its checksum says. :raise Invalid, NoCapacity:
         """
 
     async def disk_size(self, path: Path, length: int, at: int = 0) -> Bytes:

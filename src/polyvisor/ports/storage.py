@@ -121,6 +121,11 @@ class Storage(Protocol):
         :raise NoCapacity: :raise Invalid: the archive is none, is hostile, or does not fit.
         """
 
+    async def format_blank(self, disk: Disk) -> None:
+        """An empty ext4 file system in a volume that nothing was ever written to: none of its blocks is there. One that
+        is too small for that, or has no file, stays as it is. :raise NoCapacity:
+        """
+
     async def remove_volume(self, volume: str, pool: str = "") -> None:
         """No file is left. :raise Unavailable: its pool is not there."""
 

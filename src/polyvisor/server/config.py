@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from polyvisor.dialects.hanzo.settings import BUILT_IN
+from polyvisor.dialects.hanzo.settings import Settings as HanzoSettings
 from polyvisor.dialects.instavm.settings import STANDARD
 from polyvisor.dialects.instavm.settings import Settings as Sandboxes
 from polyvisor.gateway.limits import Limits
@@ -24,8 +26,9 @@ from polyvisor.model.ids import check_name
 from polyvisor.model.ingress import TlsPolicy
 from polyvisor.model.network import HostNic, Network, NetworkMode
 from polyvisor.model.reclaim import DEFAULT_FLOOR, Policy
-from polyvisor.model.units import Seconds, parse_duration, parse_size
+from polyvisor.model.units import parse_duration, parse_size
 from polyvisor.model.volume import DEFAULT_POOL
+from polyvisor.server.dialects import HanzoConfig, InstavmConfig, OsImageConfig, VariantConfig, VelocityConfig
 
 _PREFIX = "POLYVISOR_"
 T = TypeVar("T")
@@ -144,47 +147,6 @@ class IngressConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class VelocityConfig:
-    """`authkey_lifetime`: for how long an authkey holds that is not renewed."""
-
-    authkey_lifetime: str = "1h"
-
-    def lifetime(self) -> Seconds:
-        """The same in seconds. :raise Invalid:"""
-        seconds = parse_duration(self.authkey_lifetime, "velocity.authkey_lifetime")
-        if not 1 <= seconds <= 30 * 86400:
-            raise Invalid("velocity.authkey_lifetime: must be 1s to 30 days", field="velocity.authkey_lifetime")
-        return seconds
-
-
-@dataclass(frozen=True, slots=True)
-class InstavmConfig:
-    """`image` is what VMs are made of that name no `image_variant`, `max_lifetime` the longest that one may be asked to
-    live (0: no limit), `ssh_host` where clients are told to find the SSH gateway, `share_host` where shares are told to
-    be (empty: `ingress.listen`), each at one of `share_ports`."""
-
-    image: str = STANDARD
-    max_lifetime: str = "7d"
-    ssh_host: str = ""
-    share_host: str = ""
-    share_ports: str = "20000-29999"
-
-    def ports(self) -> tuple[int, int]:
-        """The first and the last port of shares. :raise Invalid:"""
-        first, _, last = self.share_ports.partition("-")
-        if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= 65535):
-            raise Invalid("instavm.share_ports: must be two ports with '-' between", field="instavm.share_ports")
-        return int(first), int(last)
-
-
-@dataclass(frozen=True, slots=True)
-class VariantConfig:
-    """An `image_variant` of the InstaVM API, and its image."""
-
-    image: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class SshConfig:
     """`listen` is HOST:PORT of the SSH gateway; port 0 picks a free one, empty: there is none. `idle` is after how long
     without a word either way a connection is closed; 0: never.
@@ -235,6 +197,12 @@ class Config:
     ssh: SshConfig = field(default_factory=SshConfig)
     pools: Mapping[str, PoolConfig] = field(default_factory=dict)
     nics: Mapping[str, NicConfig] = field(default_factory=dict)
+    hanzo: HanzoConfig = field(default_factory=HanzoConfig)
+    os_images: Mapping[str, OsImageConfig] = field(default_factory=dict)
+
+    def hanzo_settings(self) -> HanzoSettings:
+        """What the Hanzo dialect minds. :raise Invalid:"""
+        return self.hanzo.settings({**BUILT_IN, **{name: one.system(name) for name, one in self.os_images.items()}})
 
     def places(self, owner: str) -> tuple[Place, ...]:
         """The pools, each with a folder that is `owner`'s alone: others may use the same directory. :raise Invalid:"""
@@ -345,6 +313,7 @@ def load(file: Path | None, flags: Mapping[str, str | None]) -> Config:
     config.sandboxes()
     config.places("")
     config.host_nics()
+    config.hanzo_settings()
     parse_size(config.images.largest, "images.largest")
     if not 0 <= config.templates.pool <= MOST_SPARES:
         raise Invalid(f"templates.pool: must be 0 to {MOST_SPARES}", field="templates.pool")
@@ -368,10 +337,11 @@ def _build(tree: Mapping[str, Any]) -> Config:
     return replace(config, **sections)
 
 
-KINDS: Mapping[str, type[PoolConfig | NicConfig | VariantConfig]] = {
+KINDS: Mapping[str, type[PoolConfig | NicConfig | VariantConfig | OsImageConfig]] = {
     "variants": VariantConfig,
     "pools": PoolConfig,
     "nics": NicConfig,
+    "os_images": OsImageConfig,
 }  # of sections with sections of the operator's naming in them, as `[pools.main]`
 
 

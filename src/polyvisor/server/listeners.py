@@ -82,6 +82,19 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
 
+class _WithoutQueries(logging.Filter):
+    """Addresses are told without what is behind their `?`: a browser can show a token of a WebSocket's only there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Cut it off."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(said.partition("?")[0] if isinstance(said, str) else said for said in record.args)
+        return True
+
+
+_WITHOUT_QUERIES = _WithoutQueries()
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling: two of them share one process."""
 
@@ -97,6 +110,7 @@ def _server(app: ASGIApp, **more: str) -> _Server:
         ws_ping_interval=None,  # a client that takes its time is alive: TCP itself tells who is not
         **more,  # type: ignore[arg-type]  # of many types
     )  # fmt: skip
+    logging.getLogger("uvicorn.error").addFilter(_WITHOUT_QUERIES)
     return _Server(config)
 
 

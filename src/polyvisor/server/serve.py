@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyvisor.dialects import hypeman, instavm, native, velocity, vergeos
+from polyvisor.dialects import hanzo, hypeman, instavm, native, velocity, vergeos
 from polyvisor.server.bootstrap import ensure_certificate, tell_addresses, write_private
 from polyvisor.server.config import Config
 from polyvisor.server.listeners import bind, serve, url_of
@@ -31,6 +31,7 @@ def application(parts: Parts) -> ASGIApp:
         (instavm.is_ours, instavm.make_app(parts.engine, parts.config.sandboxes())),
         (velocity.is_ours, velocity.make_app(parts.engine, parts.config.velocity.lifetime())),
         (vergeos.is_ours, vergeos.make_app(parts.engine)),
+        (hanzo.is_ours, hanzo.make_app(parts.engine, parts.config.hanzo_settings())),
     ]
     own = native.make_app(parts.engine)
 

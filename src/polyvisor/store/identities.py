@@ -78,6 +78,7 @@ class SqlIdentities:
     async def remove_project(self, id: ProjectId) -> None:
         """Delete, with what was granted on it and its keys."""
         await self._work.revise(delete(projects).where(_p.id == id), id, "project")
+        await forget(self._work, id)
 
     # -- users ---------------------------------------------------------------------------------------------------
 

@@ -85,6 +85,9 @@ class Catalog:
             finally:
                 shutil.rmtree(work, ignore_errors=True)
             self._entries[image.id] = entry
+        elif recipe and not self._entries[image.id].recipe:  # it came by another way before
+            entry = self._entries[image.id] = replace(self._entries[image.id], recipe=recipe)
+            _write(self._home(image.id) / _RECORD, _show(entry))
         for name in image.names:
             self.name(image.id, name)
         return self.get(image.id)

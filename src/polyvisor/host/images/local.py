@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from polyvisor.host.images import busybox, debian, disks, fetch, outward, ova, standard
+from polyvisor.host.images import busybox, debian, disks, fetch, outward, ova, provided, standard
 from polyvisor.host.images.addresses import addresses, is_public, split
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.catalog import FILES, Catalog, settle
@@ -29,6 +29,7 @@ from polyvisor.model.image import (
     Image,
     ImageConfig,
     ImageKind,
+    ImageSource,
     ImageState,
     Reference,
     parse_digest,
@@ -243,6 +244,24 @@ class LocalImages:
         short = parse_reference(name, field="name").short
         if short in BUILT_IN:
             raise Exists(f"{short!r} is the name of a built-in image", field="name")
+        return await self._import(path, short, progress)
+
+    async def provide(self, source: ImageSource, name: str, progress: Progress) -> Image:
+        """See `ports.images.Images.provide`."""
+        recipe = f"provided:{source.sha256}"
+        known = self._catalog.made_by(recipe)
+        if known:
+            return self._catalog.get(known.id)
+
+        async def make(flight: _Flight) -> Image:
+            async with self._downloads, self._work() as work:
+                flight.tell("fetching", None)
+                file = await provided.fetch(source, name, work / "provided", self._settings.bounds)
+                return await self._import(file, name, flight.tell, recipe)
+
+        return await self._share(recipe, name, progress, make)
+
+    async def _import(self, path: Path, short: str, progress: Progress, recipe: str = "") -> Image:
         async with self._turn(progress) as uid, self._work() as work:
             form = await in_thread(sniff, path)
             if form is Form.GZIP:
@@ -258,7 +277,7 @@ class LocalImages:
                 way = fetch.Way(work, self._arch)
                 place = await fetch.unpack(form.value, path, way, self._settings.bounds, progress)
                 image, made = await self._root(place, work, progress)
-            admitted = await self._admit(image, made, short)
+            admitted = await self._admit(image, made, short, recipe)
             progress("ready", 1.0)
             return admitted
 

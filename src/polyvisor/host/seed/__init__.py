@@ -56,7 +56,7 @@ def meta_data(blueprint: Blueprint) -> str:
         "instance-id": str(blueprint.id),
         "local-hostname": spec.hostname or blueprint.name,
     }
-    if spec.cloud_init.ssh_keys and not spec.cloud_init.user:
+    if spec.cloud_init.ssh_keys and spec.cloud_init.user in ("", "root"):  # root has them whatever users its data names
         meta["public-keys"] = list(spec.cloud_init.ssh_keys)
     return json.dumps(meta)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Collection
@@ -21,7 +22,7 @@ from polyvisor.host.storage.records import Base, Records
 from polyvisor.model.faults import Internal, Invalid, NoCapacity
 from polyvisor.model.host import Blueprint, Disk
 from polyvisor.model.ids import InstanceId
-from polyvisor.model.spec import Shape
+from polyvisor.model.spec import MIN_DISK, Shape
 from polyvisor.model.units import MIB, Bytes
 from polyvisor.model.volume import Pool
 from polyvisor.ports.hypervisor import DiskFile
@@ -190,6 +191,15 @@ class FileStorage:
             await format_ext4(path, disk.size)
         else:
             await self._filled(path, disk.size, archive)
+
+    async def format_blank(self, disk: Disk) -> None:
+        """See Storage."""
+        path = self._paths.volume(disk.volume, disk.pool)
+        with contextlib.suppress(FileNotFoundError):
+            there = path.stat()
+            if not there.st_blocks and there.st_size >= MIN_DISK:
+                self._need_room()
+                await format_ext4(path, there.st_size)
 
     async def _filled(self, path: Path, size: int, archive: Path) -> None:
         """Unpacked beside it, so that there is one disk to be full."""

@@ -28,6 +28,7 @@ class FakeProcess:
         self._stdin: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._guest = guest
         self._size = (ask.rows, ask.cols)
+        self._newline = "\n"
         self._task = asyncio.create_task(self._run(ask))
 
     async def _run(self, ask: Exec) -> None:
@@ -43,6 +44,8 @@ class FakeProcess:
 
     async def _command(self, argv: list[str], ask: Exec) -> int:
         name, words = argv[0].rsplit("/", 1)[-1], argv[1:]
+        if name in ("sh", "bash", "ash") and words == ["-l"]:
+            return await self._shell(ask)
         if name in ("sh", "bash", "ash") and words[:1] == ["-c"]:
             return await self._script(await self._text(words), ask)
         builtin = getattr(self, f"_do_{name}", None)
@@ -73,8 +76,26 @@ class FakeProcess:
             code = await self._command(words, ask)
         return code
 
+    async def _shell(self, ask: Exec) -> int:
+        """Line by line, shown as they come; `exit` or the end of its input ends it."""
+        self._newline = "\r\n" if ask.tty else "\n"
+        self._say(1, "# ")
+        line, code = "", 0
+        while (data := await self._stdin.get()) is not None:
+            for char in data.decode(errors="replace").replace("\r", "\n"):
+                self._say(1, char)
+                if char != "\n":
+                    line += char
+                    continue
+                words = line.split()
+                if words[:1] == ["exit"]:
+                    return int(words[1]) if len(words) > 1 else code
+                code, line = await self._script(line, ask), ""
+                self._say(1, "# ")
+        return code
+
     def _say(self, fd: int, text: str) -> None:
-        self._said.put_nowait(Output(fd, text.encode()))
+        self._said.put_nowait(Output(fd, text.replace("\n", self._newline).encode()))
 
     async def _do_true(self, words: list[str], ask: Exec) -> int:
         return 0

@@ -21,6 +21,7 @@ from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.documents import architecture, contents
 from polyvisor.host.images.documents import config as parse_config
 from polyvisor.host.images.documents import manifest as parse_manifest
+from polyvisor.host.images.provided import verify
 from polyvisor.host.images.sniff import Form, sniff_disk
 from polyvisor.host.paths import Paths
 from polyvisor.host.sparse import copy_sparse
@@ -30,7 +31,7 @@ from polyvisor.model.appliance import Appliance
 from polyvisor.model.faults import Fault, Invalid, NotFound
 from polyvisor.model.host import Blueprint, Disk
 from polyvisor.model.ids import Digest, InstanceId
-from polyvisor.model.image import Image, ImageKind, ImageState, parse_reference
+from polyvisor.model.image import Image, ImageKind, ImageSource, ImageState, parse_reference
 from polyvisor.model.push import Login, Sent
 from polyvisor.model.units import TIB, Bytes
 from polyvisor.model.volume import Pool
@@ -182,6 +183,9 @@ class FakeStorage:
                 await asyncio.to_thread(unpack, archive, Path(folder), disk.size)
         self._paths.volume(disk.volume, disk.pool).touch()
 
+    async def format_blank(self, disk: Disk) -> None:
+        """See Storage. There is no file system in any of them."""
+
     async def remove_volume(self, volume: str, pool: str = "") -> None:
         """See Storage."""
         self._paths.volume(volume, pool).unlink(missing_ok=True)
@@ -313,6 +317,16 @@ class FakeImages:
     async def import_archive(self, path: Path, name: str, progress: Progress) -> Image:
         """See Images."""
         return await self.pull(name, progress)
+
+    async def provide(self, source: ImageSource, name: str, progress: Progress) -> Image:
+        """See Images. A file is read, a URL is not asked; what they hold is a disk."""
+        if source.file:
+            await asyncio.to_thread(verify, Path(source.file), source, name)
+        digest = Digest(f"sha256:{source.sha256}")
+        image = Image(digest, (name,), ImageKind.DISK, ImageState.READY, datetime.now(UTC), Bytes(1), Bytes(1))
+        self._known[digest] = image
+        progress("made", 1.0)
+        return image
 
     async def contents(self, manifest: bytes) -> Contents:
         """See Images. As a real one reads it."""
