@@ -185,8 +185,10 @@ async def test_hanzo_launches_it_with_keys_and_data(
     def ask(line: str, status: int = 200, **fields: Any) -> Any:
         return asyncio.to_thread(visor.ok, line, status, **fields)
 
-    def until(status: str) -> Any:
-        return asyncio.to_thread(visor.until, vm, status, UP)
+    async def up() -> Any:
+        await asyncio.to_thread(visor.until, vm, "running", UP)
+        await client.instances.wait(ours, ["ready"], timeout=UP)  # where it boots so slowly that it is told before
+        return await ask("GET vm.one", vmId=vm)
 
     launched = await ask(
         "POST vm.launch", 201, name="Hanzo's own", plan="nano", os=debian, sshKeys=keys, userData=ONCE, **where
@@ -197,7 +199,7 @@ async def test_hanzo_launches_it_with_keys_and_data(
     place = {"vmId": vm, "volumeId": volume}
     assert (launched["status"], launched["ip"]) == ("provisioning", None)
     try:
-        first = await until("running")
+        first = await up()
         # what it is, and who comes in
         await sh(client, ours, "cloud-init status --wait > /dev/null")
         assert await sh(client, ours, "cat /root/ran; nproc; lsblk -bdno SIZE /dev/vda") == f"ran\n1\n{25 * 1024**3}"
@@ -212,12 +214,12 @@ async def test_hanzo_launches_it_with_keys_and_data(
         made = await sh(client, ours, "head -c 3000000 /dev/urandom > /mnt/data/file; sha256sum < /mnt/data/file")
         assert "nofail" in await sh(client, ours, "grep ' /mnt/data ' /etc/fstab")
         await ask("POST vm.restart", vmId=vm)
-        await until("running")
+        await up()
         await ask("POST vm.stop", vmId=vm)
-        stopped = await until("stopped")
+        stopped = await asyncio.to_thread(visor.until, vm, "stopped", UP)
         assert (stopped["ip"], stopped["privateIp"]) == (first["ip"], first["privateIp"])
         await ask("POST vm.start", vmId=vm)
-        assert (await until("running"))["privateIp"] == first["privateIp"]
+        assert (await up())["privateIp"] == first["privateIp"]
         assert await sh(client, ours, "cat /root/ran; wc -l < /root/stopped; uniq -d /root/stopped") == "ran\n2"
         assert await sh(client, ours, "sha256sum < /mnt/data/file") == made
         # which another machine gets
