@@ -91,8 +91,10 @@ async def test_what_moves_is_not_moved_again(served: Served, root: Caller, org: 
 
 
 async def test_what_was_put_to_sleep_elsewhere_is_started(served: Served, root: Caller, org: str) -> None:
-    id = (await root.running(org))["id"]
-    ours = id.removeprefix("vm_")
+    body = {"image": "busybox", "name": fresh("sleeper"), "memory": "96M"}
+    made = await served.http.post("/api/v1/instances?wait=ready", json=body, headers={"X-Project": project(org)})
+    ours = made.json()["id"]
+    id = f"vm_{ours}"
     for verb in ("pause", "standby"):
         answer = await served.http.post(f"/api/v1/instances/{ours}/{verb}", params={"wait": "launched"})
         assert answer.status_code < 300, answer.text
