@@ -24,6 +24,8 @@ HOST = "198.51.100.1"  # the server's machine, as the world sees it
 WORLD = "198.51.100.2"  # a machine in the world
 METADATA = "169.254.169.254"
 WORLD_NAME = "outside.example"
+OTHER = "198.51.100.3"  # another one
+OTHER_NAME = "elsewhere.example"
 _ETC = Path("/etc/netns")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -90,11 +92,13 @@ def listening(space: Namespace | None, address: str, port: int = 0, *, udp: bool
     if not udp:
         sock.listen()
     thread.start()
-    yield sock.getsockname()[1]
-    with contextlib.suppress(OSError):  # wakes the thread
-        sock.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
-    sock.close()
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        with contextlib.suppress(OSError):  # wakes the thread
+            sock.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+        sock.close()
 
 
 def _answer(sock: socket.socket) -> None:
@@ -116,6 +120,35 @@ def _echo(sock: socket.socket) -> None:
             sock.sendto(b"you are " + peer[0].encode(), peer)
 
 
+@contextmanager
+def ticking(space: Namespace, address: str) -> Iterator[int]:
+    """Somebody who says something to each peer again and again, for as long as the peer listens; the port."""
+    with space.inside():
+        sock = socket.create_server((address, 0))
+    done = threading.Event()
+
+    def speak(peer: socket.socket) -> None:
+        with peer, contextlib.suppress(OSError):
+            while not done.wait(0.1):
+                peer.sendall(b".")
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=speak, args=[sock.accept()[0]], daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        done.set()
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+        sock.close()
+
+
 class Ground:
     """The server's machine and the world, which has a DNS server and a metadata address."""
 
@@ -132,6 +165,7 @@ class Ground:
             space.run("ip", "link", "set", "up0", "up")
         self.host.run("ip", "route", "add", "default", "via", WORLD)
         self.world.run("ip", "addr", "add", f"{METADATA}/32", "dev", "lo")
+        self.world.run("ip", "addr", "add", f"{OTHER}/24", "dev", "up0")
         etc = _ETC / self.host.name
         etc.mkdir(parents=True)
         (etc / "resolv.conf").write_text(f"nameserver {WORLD}\n")
@@ -139,6 +173,7 @@ class Ground:
             [
                 *self.world.prefix, "dnsmasq", "-k", "--conf-file=/dev/null", "--pid-file", "--no-hosts", "--no-resolv",
                 f"--listen-address={WORLD}", "--bind-interfaces", f"--address=/{WORLD_NAME}/{WORLD}", "--user=root",
+                f"--address=/{OTHER_NAME}/{OTHER}",
             ],
             stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polyvisor.cli import parse, show
-from polyvisor.cli.options import Compress, CompressDelay, Json, Name, Names, StandbyAfter, Timeout
+from polyvisor.cli.options import Compress, CompressDelay, Egress, Json, Name, Names, StandbyAfter, Timeout
 from polyvisor.cli.session import all_of, status_of, talk
 
 if TYPE_CHECKING:
@@ -104,17 +104,23 @@ def update(  # noqa: PLR0913 - every flag is a parameter
     compress: Compress = None,
     compress_delay: CompressDelay = None,
     standby_after: StandbyAfter = None,
+    egress: Egress = None,
     as_json: Json = False,
 ) -> None:
-    """Change name, labels, lifetime, how its saved memory is compressed, or when it goes into standby."""
+    """Change name, labels, lifetime, how its saved memory is compressed, when it goes into standby; or, alone, what it
+    may reach, from now on: `--egress none` leaves that to its network.
+    """
     parse.compression(compress, policy=True)
     labels = parse.pairs(label, "--label")
+    reach = egress if egress == "none" else parse.egress(egress)
+    if reach is not None and (new_name or labels or no_labels or lifetime or compress or compress_delay):
+        raise typer.BadParameter("it is changed alone", param_hint="--egress")
 
     async def work(client: Client) -> None:
         from polyvisor.wire.native import StandbyRequest, UpdateInstance
 
         wanted = labels if labels or no_labels else None
-        request = UpdateInstance(
+        request = UpdateInstance.model_validate({"egress": reach}) if reach is not None else UpdateInstance(
             name=new_name, labels=wanted, lifetime=lifetime, compression=compress, compression_delay=compress_delay,
             standby=None if standby_after is None else StandbyRequest(after=standby_after),
         )  # fmt: skip

@@ -13,7 +13,7 @@ import typer
 from polyvisor.cli import parse, pulling, show, terminal
 from polyvisor.cli.commands_instances import until
 from polyvisor.cli.commands_logs import stream
-from polyvisor.cli.options import Compress, CompressDelay, Env, Health, Json, StandbyAfter, Trailing, Words
+from polyvisor.cli.options import Compress, CompressDelay, Egress, Env, Health, Json, StandbyAfter, Trailing, Words
 from polyvisor.cli.session import OURS, status_of, talk
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def run(  # noqa: PLR0913 - every flag is a parameter
     standby_after: StandbyAfter = None,
     rate: Rates = [],  # noqa: B006 - typer copies it
     health: Health = None,
+    egress: Egress = None,
     no_network: Annotated[bool, typer.Option("--no-network", help="Without a network.")] = False,
     entrypoint: Annotated[str | None, typer.Option(help='Instead of the image\'s; "" for none.')] = None,
     interactive: Annotated[bool, typer.Option("-i", "--interactive", help="Be the command's stdin.")] = False,
@@ -71,20 +72,19 @@ def run(  # noqa: PLR0913 - every flag is a parameter
     In the foreground its output is shown (stdout and stderr apart) until it ends, and its exit code is ours, 128 + N
     for signal N. An image without a command, such as busybox, has no output to wait for: run returns once it is
     ready, and it runs on. With -i or -t the command (else the image's, else a shell) runs on this terminal, and the
-    instance is stopped when it ends. Ctrl-C stops the instance.
-    """
+    instance is stopped when it ends. Ctrl-C stops the instance."""
     fields = {
         "image": image, "name": name, "vcpus": vcpus, "memory": memory, "disk": disk, "firmware": firmware,
         "hostname": hostname, "network": not no_network, "autostart": autostart, "grace": grace, "lifetime": lifetime,
         "volumes": [parse.mount(text) for text in volume], "ports": [parse.port(text) for text in port],
         "restart": parse.restart(restart), "labels": parse.pairs(label, "--label"), "template": not no_template,
         "compression": parse.compression(compress, policy=True), "compression_delay": compress_delay,
-        "health": parse.health(health), "standby": standby_after and {"after": standby_after}, **parse.rates(rate),
+        "standby": standby_after and {"after": standby_after}, **parse.policies(health, egress, rate),
     }  # fmt: skip
-    seed = parse.read(user_data, "--user-data") if user_data else ""
     start = _Start(
         fields, parse.command(words), parse.entrypoint(entrypoint), parse.environment(env, env_file), cwd, user,
-        [parse.public_key(text) for text in ssh_key], seed, interactive, tty,
+        [parse.public_key(text) for text in ssh_key],
+        parse.read(user_data, "--user-data") if user_data else "", interactive, tty,
     )  # fmt: skip
     _check(detach, terminal=interactive or tty, as_json=as_json, remove=remove)
     if detach:

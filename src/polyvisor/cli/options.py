@@ -20,6 +20,12 @@ Health = Annotated[
     str | None,
     typer.Option("--health", metavar="CHECK", help="http://:PORT/PATH, https://:PORT/PATH, tcp://:PORT or a command."),
 ]
+Egress = Annotated[
+    str | None,
+    typer.Option(
+        "--egress", metavar="WHAT,...", help="What it may reach: open, deny, http, https, packages, names, ranges."
+    ),
+]
 StandbyAfter = Annotated[
     str | None, typer.Option(help="Into standby after so long without a connection, such as 10m; 0: never.")
 ]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _PORT = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})(?:/(tcp|udp))?")
 _HEALTH = re.compile(r"(https?|tcp)://:([0-9]{1,5})(/\S*)?")
+_RANGE = re.compile(r"[0-9.]+(/\d+)?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(/\d+)?")
 _COMPRESSION = re.compile(r"none|zstd(?::(?:[1-9]|1[0-9]))?|lz4(?::[0-9])?")
 _RATES = ("disk", "download", "upload")
 _KEY_STARTS = ("ssh-", "ecdsa-", "sk-")
@@ -134,6 +135,29 @@ def health(text: str | None) -> dict[str, object] | None:
     if not text.strip() or "://" in text.split(None, 1)[0]:
         raise typer.BadParameter(f"{text!r} is not http://:PORT/PATH or tcp://:PORT", param_hint="--health")
     return {"probe": "exec", "command": entrypoint(text)}
+
+
+def egress(text: str | None) -> dict[str, object] | None:
+    """`open`, `deny`, or words with commas between: `http`, `https`, `packages`, names, and ranges of addresses."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if words == ["open"]:
+        return {}
+    if not words or ({"open", "deny"} & set(words) and words != ["deny"]):
+        raise typer.BadParameter(f"{text!r} is not open, deny, or what is open besides", param_hint="--egress")
+    flags = ("http", "https", "packages")
+    listed = [word for word in words if word not in (*flags, "deny")]
+    cidrs = [word for word in listed if _RANGE.fullmatch(word)]
+    return {
+        "allow_http": "http" in words, "allow_https": "https" in words, "allow_package_managers": "packages" in words,
+        "domains": [word for word in listed if word not in cidrs], "cidrs": cidrs,
+    }  # fmt: skip
+
+
+def policies(check: str | None, reach: str | None, limits: Sequence[str]) -> dict[str, object]:
+    """Health check, what it may reach, and rates, as fields of a request."""
+    return {"health": health(check), "egress": egress(reach), **rates(limits)}
 
 
 def entrypoint(text: str | None) -> list[str] | None:

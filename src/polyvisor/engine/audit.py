@@ -39,6 +39,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
         "delete": "instance.delete",
     },
     "nics": {"plug": "nic.plug", "unplug": "nic.unplug"},
+    "egress": {"set": "instance.egress"},
     "shapes": {"reshape": "instance.reshape"},
     "standby": {"hold": "instance.hold"},
     "streams": {

@@ -11,6 +11,7 @@ from polyvisor.engine.appliances import AppliancesEngine
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
 from polyvisor.engine.code import CodeEngine
 from polyvisor.engine.derived import DerivedEngine
+from polyvisor.engine.egress import EgressEngine
 from polyvisor.engine.endings import EndingsEngine
 from polyvisor.engine.events import EventsEngine
 from polyvisor.engine.files import FilesEngine
@@ -86,6 +87,7 @@ class Engine:
         self.power = PowerEngine(store, host, clock, self.instances, packing)
         self.pools, maker = PoolsEngine(host), Maker(store, host, clock)
         self.nics = NicsEngine(store, host, self.instances)
+        self.egress = EgressEngine(store, host, self.instances, waits)
         self.volumes = VolumesEngine(store, host, clock, self.instances, self.images, maker)
         self.media = MediaEngine(host, self.pools, maker)
         self.appliances = AppliancesEngine(host, self.media)

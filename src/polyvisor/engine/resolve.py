@@ -97,7 +97,8 @@ def _common(wanted: Create) -> dict[str, Any]:
         "disk_rate": _or(wanted.disk_rate, Bytes(0)), "download_rate": _or(wanted.download_rate, Bytes(0)),
         "upload_rate": _or(wanted.upload_rate, Bytes(0)), "health": wanted.health,
         "displays": wanted.displays or (), "bridged": wanted.bridged or (),
-        "tpm": FIRST_TPM if wanted.tpm else Tpm(), "ending": _or(wanted.ending, Ending()),
+        "tpm": FIRST_TPM if wanted.tpm else Tpm(), "egress": wanted.egress,
+        "ending": _or(wanted.ending, Ending()),
     }  # fmt: skip
 
 
@@ -106,8 +107,8 @@ def bare_spec(spec: Spec) -> Spec:
     return replace(
         spec, argv=(), lead=0, env=(), cwd="", user="", hostname="template", ports=(), labels=(),
         restart=RestartPolicy(), autostart=False, compression=None, compression_delay=None,
-        standby=None, disk_rate=Bytes(0), download_rate=Bytes(0), upload_rate=Bytes(0), health=None, ending=Ending(),
-        bare=True,
+        standby=None, disk_rate=Bytes(0), download_rate=Bytes(0), upload_rate=Bytes(0), health=None, egress=None,
+        ending=Ending(), bare=True,
     )  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def fork_spec(wanted: Create, snapshot: Snapshot) -> Spec:
             disk_rate=_or(wanted.disk_rate, was.disk_rate),
             download_rate=_or(wanted.download_rate, was.download_rate),
             upload_rate=_or(wanted.upload_rate, was.upload_rate), health=_or(wanted.health, was.health),
-            ending=_or(wanted.ending, Ending()), macs=(), later=None,
+            egress=_or(wanted.egress, was.egress), ending=_or(wanted.ending, Ending()), macs=(), later=None,
         )
     )  # fmt: skip
 

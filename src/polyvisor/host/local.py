@@ -13,10 +13,9 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from polyvisor.host import runs, taken
-from polyvisor.host.boot import guest_config
+from polyvisor.host.boot import Boot, guest_config
 from polyvisor.host.console import follow_file
 from polyvisor.host.durable import write_private
 from polyvisor.host.entrance import LocalEntrance
@@ -57,16 +56,6 @@ _ADOPT_LIMIT = 10.0
 _LAUNCHES = 8  # attempts, where a host port is taken at the moment
 _LAUNCH_PAUSE = 0.2
 _OVERHEAD = Bytes(64 * MIB)  # what a hypervisor process needs beside the guest's memory
-
-
-class Boot(Protocol):
-    """What guests boot from, made when first asked for."""
-
-    async def agent(self) -> Path:
-        """The agent's program."""
-
-    async def kernel(self) -> tuple[Path, Path]:
-        """Kernel and initial RAM disk of micro guests."""
 
 
 class LocalHost:
@@ -209,8 +198,10 @@ class LocalHost:
             ended = await asyncio.to_thread(runs.how_it_ended, here / JOURNAL, run, self._boot_id, shut_down=down)
         ready = sight is Sight.RUNNING and self._watcher.ready(id)
         trouble, rebooting = (vm.trouble, vm.rebooting) if vm is not None else ("", False)
+        up = sight in (Sight.RUNNING, Sight.PAUSED) and blueprint.address is not None
+        astray = up and not self._network.enforced(blueprint)
         bare = (sight is Sight.RUNNING or saved) and self._memory_files.is_idle(id)
-        return Observation(id, sight, prepared, ready, run, ended, trouble, saved, rebooting, bare)
+        return Observation(id, sight, prepared, ready, run, ended, trouble, saved, rebooting, bare, astray)
 
     def _prepared(self, blueprint: Blueprint) -> bool:
         blank = blueprint.spec.blank
@@ -279,6 +270,14 @@ class LocalHost:
         elif await self._entrance.stays(blueprint):
             return
         await self._network.unplug(blueprint)
+
+    def require_enforceable(self, blueprint: Blueprint) -> None:
+        """See Host."""
+        self._network.require_enforceable(blueprint)
+
+    async def enforce(self, blueprint: Blueprint) -> None:
+        """See Host."""
+        await self._network.enforce(blueprint)
 
     async def _machine(self, blueprint: Blueprint) -> Machine:
         here = self._paths.instance(blueprint.id)

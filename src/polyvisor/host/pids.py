@@ -11,6 +11,22 @@ from pathlib import Path
 from polyvisor.model.faults import TimedOut
 
 _KILL_LIMIT = 30.0
+_UIDS = range(200_000, 1_200_000)
+
+
+def uid_of(number: int) -> int:
+    """The uid (and gid) that an instance's process runs under where we are root."""
+    return _UIDS[number % len(_UIDS)]
+
+
+def is_ours(pid: int) -> bool:
+    """Whether it runs under a uid that only we give, or under our own: a command line can be anybody's."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    uid = int(status.partition("\nUid:")[2].split()[0])
+    return uid == os.geteuid() or (os.geteuid() == 0 and uid in _UIDS)
 
 
 def start_ticks(pid: int) -> int | None:

@@ -28,7 +28,8 @@ class Observation:
     `run` is the process seen, or the last one when it is gone and was not cleared away yet; `ended` says how it ended,
     `trouble` why a machine stopped that nobody stopped. `saved`: its memory is there and it can go on from it.
     `rebooting`: it has ended because its guest boots anew, in a process that has to be started for it. `bare`: it runs,
-    or is saved, and knows who it is, and was never told what for.
+    or is saved, and knows who it is, and was never told what for. `astray`: it runs, and what it reaches is not what
+    its spec says.
     """
 
     id: InstanceId
@@ -41,6 +42,7 @@ class Observation:
     saved: bool = False
     rebooting: bool = False
     bare: bool = False
+    astray: bool = False
 
 
 @dataclass(frozen=True, slots=True)

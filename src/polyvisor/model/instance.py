@@ -156,6 +156,7 @@ class Observed:
 
     `booted` is when the present process began, or the last one; `begun` when its guest did: one that goes on from
     memory has begun earlier. `spent` is milliseconds by stage, up to `staged`, when it came into the present one.
+    `egress` is `mark_of` the policy in force of what it reaches.
     """
 
     phase: Phase = Phase.ABSENT
@@ -173,6 +174,7 @@ class Observed:
     begun: datetime | None = None
     staged: datetime | None = None
     spent: tuple[tuple[Stage, int], ...] = ()
+    egress: str = ""
 
 
 _STAGES = {

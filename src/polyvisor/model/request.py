@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from polyvisor.model.compression import Compression
+from polyvisor.model.egress import EgressPolicy
 from polyvisor.model.ending import Ending
 from polyvisor.model.foreign import Foreign
 from polyvisor.model.health import HealthCheck
@@ -62,3 +63,4 @@ class Create:
     bridged: tuple[str, ...] | None = None
     tpm: bool | None = None
     ending: Ending | None = None
+    egress: EgressPolicy | None = None

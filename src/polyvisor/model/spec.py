@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from polyvisor.model.compression import Compression, check_delay
+from polyvisor.model.egress import EgressPolicy, check_egress
 from polyvisor.model.ending import Ending, check_ending
 from polyvisor.model.faults import Invalid
 from polyvisor.model.health import HealthCheck, check_health
@@ -170,6 +171,7 @@ class Spec:
     macs: tuple[str, ...] = ()  # its NICs' addresses where they are not ours to choose, see `Reshape`
     tpm: Tpm = Tpm()
     ending: Ending = Ending()
+    egress: EgressPolicy | None = None  # what it may reach; None: what its network reaches
     later: Reshape | None = None
 
     @property
@@ -254,6 +256,7 @@ def check_spec(spec: Spec) -> Spec:
     check_seed(spec.cloud_init)
     if spec.health is not None:
         check_health(spec.health, network=spec.network)
+    _check_egress(spec)
     check_labels(spec.labels)
     if spec.standby is not None:
         check_standby(spec.standby)
@@ -264,6 +267,14 @@ def check_spec(spec: Spec) -> Spec:
     if spec.shape is Shape.MICRO and spec.cloud_init != CloudInit():
         raise Invalid("cloud_init: only disk images take it", field="cloud_init")
     return spec
+
+
+def _check_egress(spec: Spec) -> None:
+    if spec.egress is not None:
+        check_egress(spec.egress)
+        if spec.bridged:
+            text = "egress: a machine on a network of the host's reaches what that network reaches"
+            raise Invalid(text, field="egress")
 
 
 def _check_overlays(spec: Spec) -> None:

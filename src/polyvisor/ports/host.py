@@ -66,6 +66,12 @@ class Host(Protocol):
     async def unplug(self, blueprint: Blueprint) -> None:
         """Nothing of the instance is left in the network."""
 
+    def require_enforceable(self, blueprint: Blueprint) -> None:
+        """:raise WrongState: what the running instance reaches cannot be changed before it is started anew."""
+
+    async def enforce(self, blueprint: Blueprint) -> None:
+        """What the running instance reaches is what its `egress` says. :raise Unavailable: not at this moment."""
+
     async def plug_nic(self, blueprint: Blueprint, index: int) -> None:
         """The running machine has that NIC of the blueprint as well, counted as its `macs` are. Undone by `unplug_nic`.
 

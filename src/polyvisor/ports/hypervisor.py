@@ -43,6 +43,16 @@ class DiskFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Enclosure:
+    """A network of its own that user-mode NAT runs in, so that what leaves it can be told apart: by packet `rules`, and
+    by the lines of its `resolver`. Its processes are found again by `name`."""
+
+    name: str
+    rules: str
+    resolver: str
+
+
+@dataclass(frozen=True, slots=True)
 class UserNic:
     """User-mode NAT with the host ports that lead into it: (protocol, host port, guest port).
 
@@ -51,6 +61,7 @@ class UserNic:
 
     forwards: tuple[tuple[str, int, int], ...]
     inner: tuple[tuple[str, int, int], ...] = ()
+    enclosure: Enclosure | None = None
 
 
 @dataclass(frozen=True, slots=True)

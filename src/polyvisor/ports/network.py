@@ -36,6 +36,18 @@ class NetworkDriver(Protocol):
     def domain(self, blueprint: Blueprint) -> str:
         """Where the guest looks short names up; empty: its DNS knows no instances."""
 
+    def enforced(self, blueprint: Blueprint) -> bool:
+        """Whether what the running instance reaches is what its `egress` says, as far as we have told."""
+
+    def require_enforceable(self, blueprint: Blueprint) -> None:
+        """:raise WrongState: what the instance reaches cannot change while it runs."""
+
+    async def enforce(self, blueprint: Blueprint) -> None:
+        """What the running instance reaches is what its `egress` says. Connections that it allows go on.
+
+        :raise Unavailable: not at this moment.
+        """
+
     async def sweep(self, known: Collection[InstanceId]) -> None:
         """Remove what belongs to no known instance."""
 

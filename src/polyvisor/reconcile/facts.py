@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from polyvisor.model.egress import mark_of
 from polyvisor.model.faults import Fault
 from polyvisor.model.host import Observation, Sight
 from polyvisor.model.instance import HOST_RESTART, Ended, Instance, Observed, Phase, Power, RunRecord, same_process
@@ -48,6 +49,7 @@ def up(instance: Instance, seen: Observation, now: datetime) -> Observed:
     return replace(
         was, phase=phase, since=was.since if same else now, ready=seen.ready or (was.ready and phase is Phase.PAUSED),
         ended=None, fault=seen.trouble, fault_kind="NoCapacity" if seen.trouble else "",
+        egress=was.egress if seen.astray else mark_of(instance.spec.egress),
     )  # fmt: skip
 
 

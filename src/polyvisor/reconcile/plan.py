@@ -92,7 +92,10 @@ def proven(instance: Instance, step: StepName, seen: Observation, result: object
     step itself is proof of. What happens to the machine beside it is told by a hint, as at any other time.
     """
     if step is StepName.RESTORE and isinstance(result, RunRecord):
-        return replace(seen, sight=Sight.RUNNING, run=result, ready=False, ended=None, saved=False, rebooting=False)
+        return replace(
+            seen, sight=Sight.RUNNING, run=result, ready=False, ended=None, saved=False, rebooting=False,
+            astray=False,
+        )  # fmt: skip
     if step is StepName.SUSPEND:
         return replace(seen, sight=Sight.GONE, run=None, ready=False, ended=None, trouble="", saved=True)
     goes_on = seen.sight is Sight.RUNNING and instance.intent.power is Power.ON
@@ -115,6 +118,8 @@ def _ran(seen: Observation) -> bool:
 
 def _up(instance: Instance, operation: Operation | None, seen: Observation, now: datetime) -> Next:
     if seen.sight is Sight.RUNNING:
+        if seen.astray:  # before it is told what it is for
+            return Act(StepName.ENFORCE)
         if seen.bare and not instance.spec.bare:
             return Act(StepName.CONFIGURE)
         return Settled(facts.running(instance, seen, now))
@@ -213,7 +218,7 @@ def _pause(instance: Instance, operation: Operation | None, seen: Observation, n
     if seen.sight is Sight.RUNNING:
         return Act(StepName.PAUSE)
     if seen.sight is Sight.PAUSED:
-        return Settled(facts.running(instance, seen, now))
+        return Act(StepName.ENFORCE) if seen.astray else Settled(facts.running(instance, seen, now))
     return _not_up(instance, operation, seen, now)
 
 
@@ -265,7 +270,7 @@ def _maintain(instance: Instance, seen: Observation, now: datetime) -> Act | Wai
     if seen.sight is Sight.RUNNING and _condemned(instance, seen):
         return Act(StepName.REAP, replace(was, ended=Ended(reason=UNHEALTHY)))
     if seen.sight in (Sight.RUNNING, Sight.PAUSED):
-        return Settled(facts.running(instance, seen, now))
+        return Act(StepName.ENFORCE) if seen.astray else Settled(facts.running(instance, seen, now))
     if seen.sight is Sight.DEAF:
         return Wait(now + ASK_AGAIN, facts.lost(instance, seen, now))
     if seen.rebooting and was.phase is Phase.RUNNING and instance.intent.power is Power.ON:

@@ -38,6 +38,7 @@ class StepName(StrEnum):
     RESTORE = "restore"
     DISCARD = "discard"
     CONFIGURE = "configure"
+    ENFORCE = "enforce"
     RESET = "reset"
     ATTACH = "attach"
     DETACH = "detach"
@@ -164,6 +165,7 @@ _ALL = (
     Step(StepName.RESTORE, _restore, _kill_and_unplug),
     Step(StepName.DISCARD, lambda w: w.host.discard(w.blueprint.id)),  # a stop only goes forward
     Step(StepName.CONFIGURE, _configure),  # a guest cannot forget what it was told
+    Step(StepName.ENFORCE, lambda w: w.host.enforce(w.blueprint)),  # what it reached before is nobody's wish
     Step(StepName.RESET, lambda w: w.host.reset(w.blueprint.id)),  # the guest's past cannot be brought back
     Step(
         StepName.ATTACH,

@@ -19,8 +19,10 @@ from polyvisor.dialects.instavm.settings import STANDARD
 from polyvisor.dialects.instavm.settings import Settings as Sandboxes
 from polyvisor.gateway.limits import Limits
 from polyvisor.host.ingress import Settings
+from polyvisor.host.network.packages import registries
 from polyvisor.host.paths import Place
 from polyvisor.model.compression import Packing, check_delay, parse_compression
+from polyvisor.model.egress import parse_domain
 from polyvisor.model.faults import Invalid
 from polyvisor.model.ids import check_name
 from polyvisor.model.ingress import TlsPolicy
@@ -62,11 +64,22 @@ class HostConfig:
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """`mode` is `user` or `bridge`; `subnet` empty: the mode's own. `bridge` names the device in bridge mode."""
+    """`mode` is `user` or `bridge`; `subnet` empty: the mode's own. `bridge` names the device in bridge mode.
+
+    `packages`: names, with commas between, that a machine may reach which may reach package registries, beside those
+    that apt, pip and npm of this host are set to.
+    """
 
     mode: str = "user"
     subnet: str = ""
     bridge: str = "polyvisor0"
+    packages: str = ""
+
+    def registries(self) -> tuple[str, ...]:
+        """All of them. :raise Invalid:"""
+        given = [name for name in (part.strip() for part in self.packages.split(",")) if name]
+        named = [parse_domain(name, "network.packages") for name in given]
+        return tuple(dict.fromkeys((*named, *registries(os.environ))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polyvisor.host.hypervisor.qemu.driver import open_qemu
-from polyvisor.host.network import passt, rules
+from polyvisor.host.network import enclosed, passt, rules
+from polyvisor.host.network.egress import Facts
+from polyvisor.host.pids import uid_of
 from polyvisor.host.run import run
+from polyvisor.model.egress import OPEN
 from polyvisor.model.faults import Fault
 from polyvisor.model.instance import Address
 from polyvisor.model.network import NetworkMode
@@ -63,7 +66,8 @@ async def examine(config: Config) -> list[Finding]:
         await _try("nftables", lambda: _nftables(config), bridge),
         _forwarding(bridge),
     ]
-    findings += [await _try("passt", _passt, not bridge), _cgroups(), _uefi()]
+    findings += [await _try("passt", _passt, not bridge), await _try("egress policies", _enclosure, False)]
+    findings += [_cgroups(), _uefi()]
     findings.append(Finding("uid per VM", os.geteuid() == 0, False, "machines run under uids of their own" if
                             os.geteuid() == 0 else "not root: machines run under this user's uid"))  # fmt: skip
     return findings
@@ -122,6 +126,15 @@ async def _passt() -> str:
     with sock:
         await joined
     return f"runs; guests leave by {passt.outbound() or 'nothing: there is no default route'}"
+
+
+async def _enclosure() -> str:
+    """What user mode needs for them; as `_passt`, and under a uid as a machine is."""
+    nic = UserNic((), enclosure=enclosed.enclosure("doctor", OPEN, Facts()))
+    sock, joined = passt.join(nic, _ANY_NIC, uid_of(0) if os.geteuid() == 0 else None)
+    with sock:
+        await joined
+    return "made a network in a user namespace, with rules and a resolver of its own"
 
 
 def _forwarding(bridge: bool) -> Finding:

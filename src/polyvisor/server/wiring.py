@@ -70,12 +70,13 @@ async def make_host(config: Config, id: HostId) -> Host:
     if config.host.hypervisor == "fake":
         fake, images, storage = FakeHypervisor(paths.instances), FakeImages(paths.images), FakeStorage(paths)
         return LocalHost(
-            id, paths, fake, storage, UserNetwork(), images, FakeBoot(paths.boot), memory=_BOUNDLESS,
+            id, paths, fake, storage, UserNetwork(real=False), images, FakeBoot(paths.boot), memory=_BOUNDLESS,
             proxy=FakeProxy(), nics=HostNics(config.host_nics(), real=False),
         )  # fmt: skip
-    network: NetworkDriver = UserNetwork()
+    packages = config.network.registries()
+    network: NetworkDriver = UserNetwork(packages)
     if config.network.mode == NetworkMode.BRIDGE:
-        network = BridgeNetwork(paths, config.default_network(), config.network.bridge)
+        network = BridgeNetwork(paths, config.default_network(), config.network.bridge, packages)
     bounds = Bounds(disk=parse_size(config.images.largest, "images.largest"))
     listed = frozenset(filter(None, (name.strip() for name in config.images.registries.split(","))))
     use_proxies(proxies())

@@ -172,6 +172,18 @@ class StandbyRequest(_Request):
     ignore_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(default_factory=list, max_length=256)
 
 
+class Egress(_Request):
+    """What it may reach. Names, each with all below it, and ranges of addresses: where there are any, only those are
+    reached, whatever the flags say. Without: the flags are ports 80 and 443, both are everything, none is nothing.
+    `allow_package_managers`: the registries that this host's own package managers use as well."""
+
+    allow_http: bool = True
+    allow_https: bool = True
+    allow_package_managers: bool = True
+    domains: list[Annotated[Text, Field(max_length=512)]] = Field(default_factory=list, max_length=256)
+    cidrs: list[Annotated[Text, Field(max_length=64)]] = Field(default_factory=list, max_length=256)
+
+
 class Display(_Request):
     """A screen in pixels. A machine shows its first one."""
 
@@ -230,6 +242,7 @@ class CreateInstance(_Request):
     displays: Annotated[list[Display], Field(max_length=16)] | None = None
     nics: Annotated[list[Name], Field(max_length=8)] | None = None
     tpm: bool | None = None
+    egress: Egress | None = None
 
 
 class CreateTemplate(_Request):
@@ -299,7 +312,8 @@ class Unchecked(_Request):
 
 class UpdateInstance(_Request):
     """What may change without touching the machine. `lifetime` counts from now; 0 takes it away. What is compressed
-    holds for memory that is saved from now on."""
+    holds for memory that is saved from now on. `egress` holds when it is answered, and nothing else is told with it;
+    "none" takes it away."""
 
     name: Name | None = None
     labels: Labels | None = None
@@ -308,6 +322,7 @@ class UpdateInstance(_Request):
     compression_delay: Duration | None = None
     health: HealthRequest | Unchecked | None = Field(default=None, discriminator="probe")
     standby: StandbyRequest | None = None
+    egress: Egress | Literal["none"] | None = None
 
 
 class StartInstance(_Request):
@@ -537,6 +552,7 @@ class Instance(_Reply):
     displays: list[Display]
     nics: list[str]
     tpm: bool
+    egress: Egress | None
     host: str
     created: datetime
     started: datetime | None

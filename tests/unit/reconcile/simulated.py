@@ -88,7 +88,7 @@ class Machine:
             case StepName.REMOVE_DISKS:
                 assert self.run is None
                 self.prepared = False
-            case StepName.PLUG | StepName.UNPLUG | StepName.SNAPSHOT:
+            case StepName.PLUG | StepName.UNPLUG | StepName.SNAPSHOT | StepName.ENFORCE:
                 pass
             case StepName.REVERT:
                 assert self.run is None

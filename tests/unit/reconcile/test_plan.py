@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from polyvisor.model.egress import EgressPolicy, mark_of
 from polyvisor.model.host import Sight
 from polyvisor.model.instance import Intent, Phase, Power
 from polyvisor.model.operation import Verb
@@ -235,8 +236,22 @@ def test_every_step_can_be_found_and_those_without_an_undo_are_known() -> None:
     assert set(STEPS) == set(S)
     assert {name for name, step in STEPS.items() if step.undo is None} == {
         S.PRESS, S.KILL, S.REAP, S.UNPLUG, S.REMOVE_DISKS, S.RESUME, S.RESET, S.DETACH, S.REVERT,
-        S.DISCARD, S.CONFIGURE,
+        S.DISCARD, S.CONFIGURE, S.ENFORCE,
     }  # fmt: skip
+
+
+def test_what_it_reaches_is_set_right_before_anything_else_is_said_of_it() -> None:
+    running = an_instance(Intent(generation=1), an_observed(Phase.RUNNING, 1, 400))
+    policy = EgressPolicy(domains=("a.example",))
+    changed = replace(running, spec=replace(running.spec, egress=policy))
+    paused = an_instance(Intent(Power.PAUSED, generation=1), an_observed(Phase.PAUSED, 1, 400))
+    for instance, sight in ((changed, Sight.RUNNING), (paused, Sight.PAUSED)):
+        for operation in (None, an_operation(Verb.RESUME if sight is Sight.RUNNING else Verb.PAUSE)):
+            wished = instance if operation is None else replace(instance, intent=replace(instance.intent, generation=2))
+            astray = replace(a_machine(sight).look(), astray=True, bare=True)
+            assert plan(wished, operation, astray, NOW) == Act(S.ENFORCE)
+    told = plan(changed, None, a_machine(Sight.RUNNING).look(), NOW)
+    assert isinstance(told, Settled) and told.observed.egress == mark_of(policy) != running.observed.egress
 
 
 @pytest.mark.parametrize(

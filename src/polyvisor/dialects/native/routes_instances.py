@@ -16,6 +16,7 @@ from polyvisor.dialects.native.translate import (
     compression_of,
     create_of,
     delay_of,
+    egress_of,
     health_of,
     health_to,
     instance_to,
@@ -94,7 +95,12 @@ async def health(key: Key, caller: Caller, core: Core) -> wire.Health:
 
 @router.patch("/{key}", response_model=wire.Instance)
 async def update(key: Key, body: wire.UpdateInstance, caller: Caller, core: Core) -> wire.Instance:
-    """Name, labels, lifetime, and the policies of compression, standby and health."""
+    """Name, labels, lifetime, and the policies of compression, standby and health; or what it may reach."""
+    if body.egress is not None:
+        if body.model_fields_set != {"egress"}:
+            raise Invalid("egress: it is changed alone", field="egress")
+        policy = None if isinstance(body.egress, str) else egress_of(body.egress)
+        return instance_to(await core.egress.set(caller, key, policy))
     lifetime: Seconds | None = None if body.lifetime is None else parse_duration(body.lifetime, "lifetime")
     changed = await core.instances.update(
         caller, key, name=body.name, labels=body.labels, lifetime=lifetime, policy=policy_of(body),

@@ -8,6 +8,7 @@ from typing import Literal
 from polyvisor.dialects.native.states import WORDS
 from polyvisor.engine.packing import CompressionPolicy
 from polyvisor.model.compression import DEFAULT_WORD, Compression, check_delay, parse_compression
+from polyvisor.model.egress import EgressPolicy, parse_policy
 from polyvisor.model.event import Event
 from polyvisor.model.face import face
 from polyvisor.model.faults import Invalid
@@ -68,6 +69,7 @@ def create_of(body: wire.CreateInstance, mounts: tuple[Mount, ...]) -> Create:
         blank=body.blank,
         bridged=None if body.nics is None else tuple(body.nics),
         tpm=body.tpm,
+        egress=None if body.egress is None else egress_of(body.egress),
         displays=None
         if body.displays is None
         else tuple(Display(d.name, d.width, d.height, d.ppi) for d in body.displays),
@@ -82,6 +84,24 @@ def standby_of(body: wire.StandbyRequest | None) -> StandbyPolicy | None:
     if after < 0:
         raise Invalid("standby.after: must not be negative", field="standby.after")
     return StandbyPolicy(bool(after), after or None, tuple(body.ignore_sources), tuple(body.ignore_ports))
+
+
+def egress_of(body: wire.Egress) -> EgressPolicy:
+    """The policy. :raise Invalid:"""
+    return parse_policy(
+        allow_http=body.allow_http, allow_https=body.allow_https, allow_package_managers=body.allow_package_managers,
+        domains=body.domains, cidrs=body.cidrs, domains_field="egress.domains", cidrs_field="egress.cidrs",
+    )  # fmt: skip
+
+
+def egress_to(policy: EgressPolicy | None) -> wire.Egress | None:
+    """The policy for the wire."""
+    if policy is None:
+        return None
+    return wire.Egress.model_construct(
+        allow_http=policy.allow_http, allow_https=policy.allow_https,
+        allow_package_managers=policy.allow_package_managers, domains=list(policy.domains), cidrs=list(policy.cidrs),
+    )  # fmt: skip
 
 
 def _standby_to(policy: StandbyPolicy | None) -> wire.Standby | None:
@@ -232,6 +252,7 @@ def instance_to(instance: Instance) -> wire.Instance:
         ],
         nics=list(spec.bridged),
         tpm=spec.has_tpm,
+        egress=egress_to(spec.egress),
         host=instance.host,
         created=instance.created,
         started=seen.booted if run else None,

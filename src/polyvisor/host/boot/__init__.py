@@ -6,7 +6,20 @@ agent     our C program, compiled here
 config    what one guest is told about itself
 """
 
+from pathlib import Path
+from typing import Protocol
+
 from polyvisor.host.boot.config import guest_config
 from polyvisor.host.boot.files import BootFiles
 
-__all__ = ["BootFiles", "guest_config"]
+__all__ = ["Boot", "BootFiles", "guest_config"]
+
+
+class Boot(Protocol):
+    """What guests boot from, made when first asked for."""
+
+    async def agent(self) -> Path:
+        """The agent's program."""
+
+    async def kernel(self) -> tuple[Path, Path]:
+        """Kernel and initial RAM disk of micro guests."""

@@ -15,9 +15,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from polyvisor.host.network import rules
+from polyvisor.host.network import egress, rules, walls
 from polyvisor.host.network.names import Names, domain
+from polyvisor.host.network.resolvers import Resolvers
 from polyvisor.host.network.tap import exists
+from polyvisor.host.network.walls import Wall
 from polyvisor.host.paths import Paths
 from polyvisor.host.run import run
 from polyvisor.model.faults import Internal, Invalid, Unsupported
@@ -41,7 +43,8 @@ def tap_name(id: InstanceId) -> str:
 class BridgeNetwork:
     """A NetworkDriver over iproute2, nftables and dnsmasq."""
 
-    def __init__(self, paths: Paths, network: Network, bridge: str) -> None:
+    def __init__(self, paths: Paths, network: Network, bridge: str, packages: Sequence[str] = ()) -> None:
+        """`packages`: names of package registries, for those that may reach them."""
         if not _NAME.fullmatch(bridge):
             raise Invalid(
                 f"network.bridge: 1 to 15 letters, digits, '_', '.' or '-', not beginning with {_TAP!r}",
@@ -51,6 +54,10 @@ class BridgeNetwork:
         self._bridge = bridge
         self._alias = paths.run.name  # whose bridge it is
         self._names = Names(paths, network, bridge)
+        self._facts = egress.Facts(tuple(packages))
+        self._resolvers = Resolvers(paths.network / "resolvers", network.gateway)
+        self._walls: dict[InstanceId, Wall] = {}
+        self._whole: set[InstanceId] = set()  # whose wall we have raised, or seen that it needs none
         self._members: dict[InstanceId, rules.Member] = {}
         self._marks: dict[str, int] = {}  # by project; written anew with the tables, so they need not outlive us
         self._turn = asyncio.Lock()
@@ -61,6 +68,8 @@ class BridgeNetwork:
         """See NetworkDriver. :raise Unsupported: this process may not make bridges."""
         wanted = [b for b in known if b.address is not None]
         self._members = {b.id: self._member(b) for b in wanted}
+        self._walls = {b.id: wall for b in wanted if (wall := self._wall(b, self._resolvers.port(b.id))) is not None}
+        self._whole = {b.id for b in wanted if b.spec.egress is None or b.spec.egress.open}  # by what is loaded now
         try:
             await self._make_bridge()
             await self._load()
@@ -78,8 +87,14 @@ class BridgeNetwork:
         mark = self._marks.setdefault(blueprint.project, len(self._marks) + 1)
         address, spec = blueprint.address, blueprint.spec
         return rules.Member(
-            tap_name(blueprint.id), address.mac, address.ip, mark, spec.download_rate, spec.upload_rate
+            tap_name(blueprint.id), address.mac, address.ip, mark, spec.download_rate, spec.upload_rate,
+            spec.egress is not None,
         )  # fmt: skip
+
+    def _wall(self, blueprint: Blueprint, port: int) -> Wall | None:
+        assert blueprint.address
+        policy = blueprint.spec.egress
+        return None if policy is None else Wall(tap_name(blueprint.id), blueprint.address.ip, policy, self._facts, port)
 
     async def _make_bridge(self) -> None:
         """Its MAC is given, or it would change with the devices that join and leave."""
@@ -99,7 +114,7 @@ class BridgeNetwork:
     async def _load(self) -> None:
         """The rules as a whole."""
         words = rules.table(self.network, self._bridge, list(self._members.values()))
-        await _nft(words)
+        await _nft(words + walls.table(self._bridge, self._walls.values()))
 
     async def _change(self, words: str) -> None:
         """Some elements; the whole where that fails, since somebody may have flushed all rules."""
@@ -126,8 +141,9 @@ class BridgeNetwork:
         await self._names.stop()
         for row in await self._taps():
             await _ip(f"link del {row['ifname']}", check=False)
-        for family in ("inet", "bridge"):
-            await run(["nft", "delete", "table", family, rules.TABLE], timeout=_LIMIT, check=False)
+        await self._resolvers.sweep(())
+        for table in (f"inet {rules.TABLE}", f"bridge {rules.TABLE}", f"inet {walls.TABLE}"):
+            await run(["nft", "delete", "table", *table.split()], timeout=_LIMIT, check=False)
         await _ip(f"link del {self._bridge}", check=False)
 
     # -- one instance --------------------------------------------------------------------------------------------
@@ -141,15 +157,60 @@ class BridgeNetwork:
         """See NetworkDriver. The rules come first: the device is never up without them."""
         name = tap_name(blueprint.id)
         await self._names.add(blueprint)
+        port = await self._resolver(blueprint)
         async with self._turn:
-            member = self._members[blueprint.id] = self._member(blueprint)
-            await self._change(rules.guard(member))
+            member = await self._guard(blueprint, port)
             made = [] if exists(name) else [f"tuntap add {name} mode tap vnet_hdr"]
             if made:
                 await _ip(*made)
             if member.download:
                 await _slow(member)
             await _ip(f"link set {name} master {self._bridge} up", self._neighbour(member))
+
+    async def _guard(self, blueprint: Blueprint, port: int) -> rules.Member:
+        """Rules and wall, the new ones in the place of those that were there."""
+        id = blueprint.id
+        was, wall_was = self._members.get(id), self._walls.pop(id, None)
+        member = self._members[id] = self._member(blueprint)
+        words = rules.guard(member)
+        if was is not None and was != member:
+            words = rules.unguard(was) + words
+        wall = self._wall(blueprint, port)
+        if wall is not None:
+            self._walls[id] = wall
+            words += walls.raised(wall, wall_was)
+        elif wall_was is not None:
+            words += walls.razed(wall_was)
+        await self._change(words)
+        self._whole.add(id)
+        return member
+
+    async def _resolver(self, blueprint: Blueprint) -> int:
+        """The port of its own resolver, which answers as its policy has it; 0: it asks the one of all."""
+        policy = blueprint.spec.egress
+        if policy is None or policy.open or blueprint.address is None:
+            await self._resolvers.remove(blueprint.id)
+            return 0
+        prefix = Wall(tap_name(blueprint.id), "", policy, self._facts).prefix
+        lines = egress.resolver(policy, self._facts, prefix, self.network.gateway, walls.TABLE)
+        return await self._resolvers.ensure(blueprint.id, lines)
+
+    def enforced(self, blueprint: Blueprint) -> bool:
+        """See NetworkDriver. A spare that somebody has taken over is his project's from then on as well."""
+        id = blueprint.id
+        if id not in self._members or blueprint.address is None:
+            return True
+        wall = self._walls.get(id)
+        same = wall == self._wall(blueprint, wall.port if wall is not None else 0)
+        answers = wall is None or not wall.port or self._resolvers.runs(id)
+        return id in self._whole and same and answers and self._members[id] == self._member(blueprint)
+
+    def require_enforceable(self, blueprint: Blueprint) -> None:
+        """See NetworkDriver. It always can."""
+
+    async def enforce(self, blueprint: Blueprint) -> None:
+        """See NetworkDriver."""
+        await self.plug(blueprint)
 
     def _neighbour(self, member: rules.Member) -> str:
         """The host need not ask who has that address: while the guest is being restored nobody would answer."""
@@ -165,7 +226,10 @@ class BridgeNetwork:
             if exists(name):
                 await _ip(f"link del {name}")
             await _ip(f"neigh del {member.ip} dev {self._bridge}", check=False)
-            await self._change(rules.unguard(member))
+            wall = self._walls.pop(blueprint.id, None)
+            self._whole.discard(blueprint.id)
+            await self._change(rules.unguard(member) + (walls.razed(wall) if wall is not None else ""))
+        await self._resolvers.remove(blueprint.id)
         self._names.remove(blueprint)
 
     def nic(self, blueprint: Blueprint) -> TapNic | None:
@@ -187,6 +251,7 @@ class BridgeNetwork:
 
     async def sweep(self, known: Collection[InstanceId]) -> None:
         """See NetworkDriver."""
+        await self._resolvers.sweep(known)
         wanted = {tap_name(id) for id in known}
         for row in await self._taps():
             if row["ifname"] not in wanted:

@@ -91,7 +91,7 @@ class Doors:
         door.inner = {guest: host for protocol, host, guest in nic.forwards if protocol == "tcp"}
         self._write(blueprint.id, door)
         outer = tuple((p, door.outer[guest] if p == "tcp" else host, guest) for p, host, guest in nic.forwards)
-        return UserNic(outer, nic.forwards)
+        return replace(nic, forwards=outer, inner=nic.forwards)
 
     async def stand(self, blueprint: Blueprint, nic: UserNic) -> None:
         """Listen at the host ports of the instance, held; safe to repeat. :raise Busy: one is taken."""

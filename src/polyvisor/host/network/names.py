@@ -8,27 +8,20 @@ in a DHCP line, where some words have a meaning of their own.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import grp
 import os
-import pwd
 import re
 import signal
 from collections.abc import Iterable
 from pathlib import Path
 
+from polyvisor.host.network import dnsmasq
 from polyvisor.host.paths import Paths
-from polyvisor.host.spawn import spawn
-from polyvisor.model.faults import Unsupported
 from polyvisor.model.host import Blueprint
 from polyvisor.model.network import Network
 
 ZONE = "polyvisor.internal"
 _KINDS = ("hosts", "names", "options")  # reservations and records per instance, options per project
-_ACCOUNTS = ("dnsmasq", "nobody")
-_PAUSE = 0.02
-_TRIES = 250
 
 
 def label(text: str) -> str:
@@ -62,7 +55,7 @@ class Names:
         self._pid_file = paths.network / "dnsmasq.pid"
         self._leases = paths.network / "leases"
         self._log = paths.network / "dnsmasq.log"
-        self._user, self._group, self._gid = _account()
+        self._user, self._group, self._gid = dnsmasq.account()
         self._argv = [
             "dnsmasq", "--conf-file=/dev/null", "--keep-in-foreground", f"--pid-file={self._pid_file}",
             f"--user={self._user}", f"--group={self._group}", "--log-facility=-",
@@ -100,32 +93,14 @@ class Names:
     async def ensure(self) -> None:
         """dnsmasq runs. One that was started with other options is replaced. :raise Unsupported: it does not start."""
         pid = self._pid()
-        if pid is not None and _command(pid) == self._argv:
+        if pid is not None and dnsmasq.command_of(pid) == self._argv:
             return
         if pid is not None:
-            await _end(pid)
-        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            pid = await asyncio.to_thread(spawn, self._argv, fds=(), output=log)
-        except OSError as error:
-            raise Unsupported("bridge mode needs dnsmasq", field="network", private=str(error)) from error
-        finally:
-            os.close(log)
-        for _ in range(_TRIES):
-            if self._pid() == pid:
-                return
-            if not _runs(pid):
-                break
-            await asyncio.sleep(_PAUSE)
-        raise Unsupported("dnsmasq does not start", field="network", private=self._log.read_text()[-2000:])
+            await dnsmasq.end(pid)
+        await dnsmasq.begin(self._argv, self._pid_file, self._log)
 
     def _pid(self) -> int | None:
-        """The pid of our dnsmasq, proven by its command line."""
-        try:
-            pid = int(self._pid_file.read_text())
-        except (OSError, ValueError):
-            return None
-        return pid if f"--pid-file={self._pid_file}" in _command(pid) else None
+        return dnsmasq.pid_in(self._pid_file)
 
     def _reread(self) -> None:
         if (pid := self._pid()) is not None:
@@ -149,7 +124,7 @@ class Names:
     async def stop(self) -> None:
         """Nothing of it is left."""
         if (pid := self._pid()) is not None:
-            await _end(pid)
+            await dnsmasq.end(pid)
         for kind in _KINDS:
             folder = self._told / kind
             for file in folder.iterdir() if folder.exists() else ():
@@ -162,15 +137,6 @@ class Names:
             file.unlink(missing_ok=True)
 
 
-def _account() -> tuple[str, str, int]:
-    """(user, group, gid) that dnsmasq gives its rights up for."""
-    for name in _ACCOUNTS:
-        with contextlib.suppress(KeyError):
-            gid = pwd.getpwnam(name).pw_gid
-            return name, grp.getgrgid(gid).gr_name, gid
-    return "root", "root", 0
-
-
 def _write(file: Path, text: str) -> None:
     """Under a name that dnsmasq overlooks, then renamed, so that it never reads half a line."""
     if file.exists() and file.read_text() == text:
@@ -179,28 +145,3 @@ def _write(file: Path, text: str) -> None:
     part.write_text(text)
     part.chmod(0o644)
     part.replace(file)
-
-
-def _command(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
-    except OSError:
-        return []
-
-
-def _runs(pid: int) -> bool:
-    """Whether the process goes on; a child of ours that has ended is taken note of."""
-    with contextlib.suppress(ChildProcessError):
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
-            return False
-    return Path(f"/proc/{pid}").exists()
-
-
-async def _end(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-        for _ in range(_TRIES):
-            if not _runs(pid):
-                return
-            await asyncio.sleep(_PAUSE)
-        os.kill(pid, signal.SIGKILL)

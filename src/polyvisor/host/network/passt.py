@@ -12,13 +12,14 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from polyvisor.host.network import enclosed
 from polyvisor.host.run import run
 from polyvisor.model.faults import Busy, Unsupported
 from polyvisor.model.instance import Address
 from polyvisor.ports.hypervisor import UserNic
 
 _LIMIT = 10.0
-_MAC = "02:00:00:00:00:02"  # by which the guest's agent knows it: guest/handshake.c
+MAC = "02:00:00:00:00:02"  # by which the guest's agent knows it: guest/handshake.c
 _ROUTES = Path("/proc/self/net/route")
 
 
@@ -33,14 +34,20 @@ def argv(fd: int, nic: UserNic, address: Address, way_out: str | None, uid: int 
     """The command line. Without a way out only the forwards work: outbound protocols have nothing to be bound to."""
     line = [
         "passt", "--quiet", "--fd", str(fd), "--ipv4-only", "--address", address.ip, "--netmask", str(address.prefix),
-        "--gateway", address.gateway, "--mac-addr", _MAC, "--no-map-gw", "--no-dhcp-search",
+        "--gateway", address.gateway, "--mac-addr", MAC, "--no-map-gw", "--no-dhcp-search",
         "--dns-forward", address.dns, "--interface", way_out or "lo", "--outbound-if4", way_out or "lo",
     ]  # fmt: skip
     if uid is not None:
         line += ["--runas", f"{uid}:{uid}"]
+    return [*line, *ports(nic, named=True)]
+
+
+def ports(nic: UserNic, *, named: bool) -> list[str]:
+    """Where it listens on this host's loopback, and which ports of the guest's these are, if they are `named`."""
+    words: list[str] = []
     for protocol, host, guest in nic.inner or nic.forwards:
-        line += [f"--{protocol}-ports", f"127.0.0.1/{host}:{guest}"]
-    return line
+        words += [f"--{protocol}-ports", f"127.0.0.1/{host}:{guest if named else host}"]
+    return words
 
 
 def join(nic: UserNic, address: Address, uid: int | None) -> tuple[socket.socket, asyncio.Task[None]]:
@@ -55,6 +62,11 @@ def join(nic: UserNic, address: Address, uid: int | None) -> tuple[socket.socket
 
 async def _start(theirs: socket.socket, nic: UserNic, address: Address, uid: int | None) -> None:
     with theirs:
+        if nic.enclosure is not None:
+            said = await enclosed.start(theirs.fileno(), nic, nic.enclosure, address, outbound(), uid)
+            if said:
+                raise _refusal(nic.forwards, said)
+            return
         line = argv(theirs.fileno(), nic, address, outbound(), uid)
         done = await run(line, timeout=_LIMIT, fds=[theirs.fileno()], check=False)
     if done.code:

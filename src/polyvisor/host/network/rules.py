@@ -19,13 +19,16 @@ TABLE = "polyvisor"
 UPLOADS = "uploads"
 CALLS = "calls"  # who sent TCP to whom: elements that go after some seconds
 OURS = 0x70760001  # the mark of connections that this server makes for purposes of its own
+ALONE = "alone"
+ASKS = 0x70760002  # the mark of what a guest asks a resolver of its own
 _BURST = 256 * 1024  # bytes; a packet that is not cut yet has 64 KiB
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """One TAP: who may speak through it, and the mark that stands for its project. The rates are bytes a second, 0
-    without limit: `upload` is a rule of ours, `download` waits in the queue of the device."""
+    without limit: `upload` is a rule of ours, `download` waits in the queue of the device. `alone`: it begins
+    nothing with other guests, and answers them."""
 
     tap: str
     mac: str
@@ -33,16 +36,19 @@ class Member:
     mark: int
     download: int = 0
     upload: int = 0
+    alone: bool = False
 
     def elements(self) -> tuple[tuple[str, str], ...]:
         """(set, element) of each set of the bridge table."""
         limit = ((UPLOADS, f'"{self.tap}" : "{self.tap}"'),) if self.upload else ()
+        alone = ((ALONE, f'"{self.tap}"'),) if self.alone else ()
         return (
             ("macs", f'"{self.tap}" . {self.mac}'),
             ("ips", f'"{self.tap}" . {self.ip}'),
             ("projects", f'"{self.tap}" : {self.mark}'),
             ("members", f'"{self.tap}" . {self.mark}'),
             *limit,
+            *alone,
         )
 
     def limit(self) -> str:
@@ -72,6 +78,7 @@ table inet {TABLE} {{
     iifname "{bridge}" ct state established,related accept
     iifname "{bridge}" ip daddr {{ {network.gateway}, 255.255.255.255 }} udp dport {{ 53, 67 }} accept
     iifname "{bridge}" ip daddr {network.gateway} tcp dport 53 accept
+    iifname "{bridge}" ip daddr {network.gateway} ct mark {ASKS} accept
     iifname "{bridge}" ip daddr {network.gateway} icmp type echo-request accept
     iifname "{bridge}" drop
   }}
@@ -96,7 +103,7 @@ table inet {TABLE} {{
 
 
 def _bridge(network: Network, members: Sequence[Member]) -> str:
-    filled = {name: _elements(name, members) for name in ("macs", "ips", "projects", "members", UPLOADS)}
+    filled = {name: _elements(name, members) for name in ("macs", "ips", "projects", "members", UPLOADS, ALONE)}
     limits = "".join(f"  limit {member.tap} {{ {member.limit()} }}\n" for member in members if member.upload)
     return f"""
 table bridge {TABLE} {{}}
@@ -108,6 +115,14 @@ table bridge {TABLE} {{
   set members {{ type ifname . mark; {filled["members"]}}}
   map {UPLOADS} {{ type ifname : limit; {filled[UPLOADS]}}}
   set {CALLS} {{ type ipv4_addr . ipv4_addr . inet_service; size 65536; flags dynamic,timeout; timeout 5s; }}
+  set {ALONE} {{ type ifname; {filled[ALONE]}}}
+  set asked {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; size 65536; flags dynamic,timeout; timeout 1h; }}
+  chain answers {{
+    ether type arp return
+    meta l4proto {{ tcp, udp }} ip saddr . ip daddr . ip protocol . th dport @asked return
+    icmp type echo-reply return
+    drop
+  }}
   chain prerouting {{
     type filter hook prerouting priority filter; policy accept;
     iifname != "pv*" accept
@@ -129,6 +144,9 @@ table bridge {TABLE} {{
     iifname != "pv*" accept
     oifname != "pv*" accept
     meta mark set iifname map @projects
+    iifname @{ALONE} jump answers
+    oifname . meta mark @members oifname @{ALONE} meta l4proto {{ tcp, udp }} update @asked \
+      {{ ip daddr . ip saddr . ip protocol . th sport }}
     oifname . meta mark @members ip protocol tcp update @{CALLS} {{ ip saddr . ip daddr . tcp dport }}
     oifname . meta mark @members accept
     drop

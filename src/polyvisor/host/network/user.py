@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 
-from polyvisor.model.faults import Busy, Invalid, Unsupported
+from polyvisor.host.network import egress, enclosed
+from polyvisor.model.faults import Busy, Invalid, Unsupported, WrongState
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.spec import Port, Shape
-from polyvisor.ports.hypervisor import UserNic
+from polyvisor.ports.hypervisor import Enclosure, UserNic
 from polyvisor.ports.network import Forwards
 
 _SSH = 22
+_ADDRESSES_HOLD = 5.0
+_TRIE = Path("/proc/net/fib_trie")
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 class UserNetwork:
-    """A NetworkDriver that has nothing to set up or tear down: forwards are part of the launch."""
+    """A NetworkDriver that has nothing to set up or tear down: forwards are part of the launch.
+
+    A machine that has a policy of what it reaches, or may get one without a launch, has its NAT in an enclosure.
+    """
+
+    def __init__(self, packages: Sequence[str] = (), *, real: bool = True) -> None:
+        """`packages`: names of registries. Not `real`: there are no machines, and nothing that could be told."""
+        self._packages = tuple(packages)
+        self._real = real
+        self._told: dict[InstanceId, _Told] = {}
+        self._closed: tuple[float, tuple[str, ...]] = (0.0, ())
 
     async def start(self, known: Sequence[Blueprint]) -> None:
-        """See NetworkDriver."""
+        """See NetworkDriver. What an earlier server told an enclosure is not known: it is told again."""
+        there = await asyncio.to_thread(enclosed.found) if self._real else {}
+        for blueprint in known:
+            if blueprint.id in there or (not self._real and _enclosed(blueprint)):
+                self._told[blueprint.id] = _Told(pid=there.get(blueprint.id, 0))
 
     def check(self, blueprint: Blueprint) -> None:
         """See NetworkDriver. Whether host ports are free is tried at each launch.
@@ -45,6 +65,7 @@ class UserNetwork:
 
     async def unplug(self, blueprint: Blueprint) -> None:
         """See NetworkDriver."""
+        self._told.pop(blueprint.id, None)
 
     def nic(self, blueprint: Blueprint) -> UserNic | None:
         """See NetworkDriver. A full-shape machine gets a way in to its SSH port unasked, and every one to
@@ -61,7 +82,50 @@ class UserNetwork:
         with contextlib.ExitStack() as held:  # all at once, the wanted ones first: no port is found free twice
             for index in sorted(range(len(wanted)), key=lambda i: not wanted[i].host):
                 found[index] = held.enter_context(_bound(wanted[index])).getsockname()[1]
-        return UserNic(tuple((p.protocol, found[index], p.guest) for index, p in enumerate(wanted)))
+        forwards = tuple((p.protocol, found[index], p.guest) for index, p in enumerate(wanted))
+        return UserNic(forwards, enclosure=self._enclosure(blueprint))
+
+    # -- what a machine reaches ----------------------------------------------------------------------------------
+
+    def _facts(self) -> egress.Facts:
+        """The host's addresses may change; they are read anew once in a while."""
+        read, closed = self._closed
+        if not closed or monotonic() - read > _ADDRESSES_HOLD:
+            closed = egress.local_addresses(_TRIE.read_text()) if self._real else ()
+            self._closed = (monotonic(), closed)
+        return egress.Facts(self._packages, closed)
+
+    def _enclosure(self, blueprint: Blueprint) -> Enclosure | None:
+        if not _enclosed(blueprint):
+            self._told.pop(blueprint.id, None)
+            return None
+        policy, facts = blueprint.spec.egress, self._facts()
+        self._told[blueprint.id] = _Told(egress.in_force(policy, facts), tuple(enclosed.sets(policy, facts)))
+        return enclosed.enclosure(blueprint.id, policy, facts)
+
+    def enforced(self, blueprint: Blueprint) -> bool:
+        """See NetworkDriver."""
+        told = self._told.get(blueprint.id)
+        return told is None or told.mark == egress.in_force(blueprint.spec.egress, self._facts())
+
+    def require_enforceable(self, blueprint: Blueprint) -> None:
+        """See NetworkDriver."""
+        if blueprint.id not in self._told:
+            text = "egress: the machine was started without a policy; it can have one while it is stopped"
+            raise WrongState(text, field="egress")
+
+    async def enforce(self, blueprint: Blueprint) -> None:
+        """See NetworkDriver."""
+        told = self._told.get(blueprint.id)
+        if told is None:
+            return
+        policy, facts = blueprint.spec.egress, self._facts()
+        if self._real:
+            if not told.pid:
+                told = replace(told, pid=(await asyncio.to_thread(enclosed.found)).get(blueprint.id, 0))
+            await enclosed.change(told.pid, policy, facts, told.sets)
+        now = replace(told, mark=egress.in_force(policy, facts), sets=tuple(enclosed.sets(policy, facts)))
+        self._told[blueprint.id] = now
 
     def reach(self, blueprint: Blueprint, forwards: Forwards, port: int) -> tuple[str, int] | None:
         """See NetworkDriver."""
@@ -76,6 +140,21 @@ class UserNetwork:
 
     async def stop(self) -> None:
         """See NetworkDriver."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What an enclosure was told last, if that is known, and its first process, once that was looked for."""
+
+    mark: str = ""
+    sets: tuple[str, ...] = ()
+    pid: int = 0
+
+
+def _enclosed(blueprint: Blueprint) -> bool:
+    """Whether it is launched into an enclosure. A spare is: whoever takes it over may have a policy."""
+    spec = blueprint.spec
+    return spec.egress is not None or (spec.bare and bool(spec.origin))
 
 
 def _first_free() -> int:

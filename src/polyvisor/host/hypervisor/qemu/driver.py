@@ -16,14 +16,14 @@ from polyvisor.host.hypervisor.qemu.argv import FULL, MICRO, Facts, argv, files
 from polyvisor.host.hypervisor.qemu.cpu import cpu_of
 from polyvisor.host.hypervisor.qemu.live import QemuVm
 from polyvisor.host.hypervisor.qemu.probe import find_accelerator
-from polyvisor.host.hypervisor.qemu.process import find_all, is_alive, record_of, start, uid_of
+from polyvisor.host.hypervisor.qemu.process import find_all, is_alive, record_of, start
 from polyvisor.host.hypervisor.qemu.qmp import Qmp
 from polyvisor.host.hypervisor.qemu.tsc import measure_khz
 from polyvisor.host.network import passt
 from polyvisor.host.network.bridged import open_bridged
 from polyvisor.host.network.tap import open_tap
 from polyvisor.host.paths import AGENT_SOCKET, CONSOLE_SOCKET, NVRAM, QMP_SOCKET, VMM_LOG
-from polyvisor.host.pids import Process
+from polyvisor.host.pids import Process, uid_of
 from polyvisor.host.run import run
 from polyvisor.host.sockets import listen_unix
 from polyvisor.model.faults import Fault, Internal, Unsupported

@@ -12,7 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyvisor.host.hypervisor.qemu.process import as_user, uid_of
+from polyvisor.host.hypervisor.qemu.process import as_user
+from polyvisor.host.pids import uid_of
 from polyvisor.host.run import run
 from polyvisor.model.faults import Fault, Unsupported
 

@@ -7,23 +7,16 @@ line must match the run record.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from polyvisor.host.pids import Process, start_ticks
+from polyvisor.host.pids import Process, is_ours, start_ticks
 from polyvisor.host.runs import boot_id
 from polyvisor.host.spawn import spawn
 from polyvisor.model.instance import RunRecord
 
-_UIDS = range(200_000, 1_200_000)
 _KVM = Path("/dev/kvm")
-
-
-def uid_of(number: int) -> int:
-    """The uid (and gid) that an instance's process runs under where we are root."""
-    return _UIDS[number % len(_UIDS)]
 
 
 def as_user(uid: int) -> list[str]:
@@ -36,19 +29,9 @@ def as_user(uid: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _may_be_ours(pid: int) -> bool:
-    """Whether it runs under a uid that only we give, or under our own: a command line can be anybody's."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-    uid = int(status.partition("\nUid:")[2].split()[0])
-    return uid == os.geteuid() or (os.geteuid() == 0 and uid in _UIDS)
-
-
 def uuid_of(pid: int) -> str | None:
     """The value of `-uuid` on the command line of a QEMU process of ours."""
-    if not _may_be_ours(pid):
+    if not is_ours(pid):
         return None
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -1,0 +1,218 @@
+"""What a guest reaches under a policy, in both network modes, with worlds of the test's own: while the policy changes,
+the server is killed, and the guest sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polyvisor.client import Client, Refused
+from polyvisor.wire.native import Egress, Instance, UpdateInstance
+from real.conftest import finish, share
+from real.guests import Guests, make_boot_files, sh
+from real.namespaces import (
+    HOST,
+    METADATA,
+    OTHER,
+    OTHER_NAME,
+    WORLD,
+    WORLD_NAME,
+    Ground,
+    command,
+    ground,
+    listening,
+    ticking,
+)
+from serving import Server
+
+pytestmark = [
+    pytest.mark.bridge,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+]
+
+NOTHING: dict[str, Any] = {"allow_http": False, "allow_https": False, "allow_package_managers": False}
+ONE_NAME = NOTHING | {"domains": [WORLD_NAME]}
+HELD = "(nc {where} {port} > /tmp/{name} < /dev/null; echo over > /tmp/{name}.end) > /dev/null 2>&1 &"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A server, in which mode, and the world around it, where somebody listens at every address at one `port`."""
+
+    ground: Ground
+    server: Server
+    mode: str
+    port: int
+
+    async def tried(self, client: Client, guest: Instance, *more: tuple[str, int]) -> dict[str, bool]:
+        """What the guest reaches of all that it could: one after the other, in one command."""
+        gateway = await sh(client, guest.id, "ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p'")
+        places = {
+            "name": (WORLD_NAME, self.port), "other name": (OTHER_NAME, self.port), "address": (WORLD, self.port),
+            "other address": (OTHER, self.port), "host": (HOST, self.port), "gateway": (gateway, self.port),
+            "metadata": (METADATA, self.port), **{f"{where}:{port}": (where, port) for where, port in more},
+        }  # fmt: skip
+        ask = "(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 0.5) | timeout 4 nc -w 2"  # passt forgets who ends first
+        script = "".join(
+            f"{ask} {where} {port} 2>/dev/null | grep -q you && echo '{what}'\n"
+            for what, (where, port) in places.items()
+        )
+        asks = f"nslookup -type=a {{}} 2>/dev/null | grep -q {OTHER} && echo '{{}}'\n"
+        script += asks.format(OTHER_NAME, "resolves") + asks.format(f"{OTHER_NAME} {WORLD}", "resolves elsewhere")
+        said = (await sh(client, guest.id, script + "true", timeout=60)).splitlines()
+        known = [*places, "resolves", "resolves elsewhere"]
+        assert set(said) <= set(known), said
+        return {what: what in said for what in known}
+
+
+def reached(tried: dict[str, bool]) -> set[str]:
+    """Only what was reached."""
+    return {what for what, was in tried.items() if was}
+
+
+async def allow(client: Client, guest: Instance, **policy: Any) -> Instance:
+    """Another policy, now."""
+    return await client.instances.update(guest.id, UpdateInstance(egress=Egress(**policy)))
+
+
+@contextlib.contextmanager
+def place_in(mode: str, base: Server, data: Path) -> Iterator[Place]:
+    """A server in that mode in a world."""
+    make_boot_files(base)
+    share(base.data, data)
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(ground())
+        port = stack.enter_context(listening(made.world, "0.0.0.0"))
+        stack.enter_context(listening(made.host, "0.0.0.0", port))
+        with made.host.inside():
+            server = Server(data, "--network", mode, prefix=made.host.prefix).start()
+            try:
+                yield Place(made, server, mode, port)
+            finally:
+                finish(server)
+                assert left_in(made, data) == ""
+
+
+def left_in(made: Ground, data: Path) -> str:
+    """Processes of a policy, and rules of one, that are still there."""
+    there = [
+        line
+        for pid in command("ip", "netns", "pids", made.host.name).split()
+        if (line := _command_line(int(pid))) and any(word in line for word in ("pasta", "passt", "dnsmasq"))
+    ]
+    return "\n".join(there) + made.host.run("nft", "list", "ruleset")
+
+
+def _command_line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""
+
+
+@pytest.fixture(scope="module", params=["user", "bridge"])
+def place(request: pytest.FixtureRequest, base: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """One for each mode."""
+    with place_in(request.param, base, tmp_path_factory.mktemp(request.param) / "data") as made:
+        yield made
+
+
+async def test_a_policy_is_all_that_a_guest_reaches_and_changes_while_it_runs(place: Place) -> None:
+    ports = [{"guest": 8000}] if place.mode == "user" else None
+    async with place.server.client() as client:
+        guests = Guests(client)
+        vm, free = await asyncio.gather(guests.boot(egress=ONE_NAME, ports=ports, memory="128M"), guests.boot())
+        await sh(client, free.id, "mkdir -p /w; echo 'you are there' > /w/index.html; httpd -p 8000 -h /w")
+        neighbour = (str(free.address), 8000)
+        assert reached(await place.tried(client, vm, neighbour)) == {"name", "address"}
+        assert {"name", "other name", "other address", "resolves"} <= reached(await place.tried(client, free))
+        await is_called(client, place, vm)
+
+        await allow(client, vm, **ONE_NAME, cidrs=[f"{OTHER}/32"])
+        with ticking(place.ground.world, WORLD) as one, ticking(place.ground.world, OTHER) as two:
+            await sh(client, vm.id, HELD.format(where=WORLD_NAME, port=one, name="cut"))
+            await sh(client, vm.id, HELD.format(where=OTHER, port=two, name="kept"))
+            await sh(client, vm.id, "until [ -s /tmp/cut ] && [ -s /tmp/kept ]; do sleep 0.1; done", timeout=30)
+            await allow(client, vm, **NOTHING, cidrs=[f"{OTHER}/32"])
+            await sh(client, vm.id, "until [ -e /tmp/cut.end ]; do sleep 0.1; done", timeout=30)
+            grows = "a=$(wc -c < /tmp/kept); until [ $(wc -c < /tmp/kept) -gt $((a + 10)) ]; do sleep 0.1; done"
+            await sh(client, vm.id, grows + "; [ ! -e /tmp/kept.end ]", timeout=30)
+            assert reached(await place.tried(client, vm, neighbour)) == {"other address"}
+        await is_called(client, place, vm)
+
+        with listening(place.ground.world, OTHER, 80):
+            await allow(client, vm, allow_https=False)
+            assert reached(await place.tried(client, vm, neighbour, (OTHER_NAME, 80))) == {
+                "resolves",
+                f"{OTHER_NAME}:80",
+            } | ({"resolves elsewhere"} if place.mode == "bridge" else set())
+            await allow(client, vm, **NOTHING)
+            assert reached(await place.tried(client, vm, neighbour, (OTHER, 80))) == set()
+        await allow(client, vm)
+        all_of_it = {"name", "other name", "address", "other address", "resolves", "resolves elsewhere"}
+        assert reached(await place.tried(client, vm, neighbour)) == all_of_it
+        await guests.discard()
+
+
+async def is_called(client: Client, place: Place, vm: Instance) -> None:
+    """Whatever it may reach, it is reached."""
+    await sh(client, vm.id, "mkdir -p /w; echo hello > /w/index.html; pidof httpd || httpd -p 8000 -h /w")
+    where = f"127.0.0.1:{vm.ports[0].host}" if place.mode == "user" else f"{vm.address}:8000"
+    ask = ["curl", "-s", "-m", "5", "--retry", "5", "--retry-all-errors", f"http://{where}/"]
+    assert await asyncio.to_thread(place.ground.host.run, *ask) == "hello\n"
+
+
+async def test_a_policy_outlives_the_server_and_sleep_and_is_a_forks_too(place: Place) -> None:
+    async with place.server.client() as client:
+        vm = await Guests(client).boot(egress=ONE_NAME, memory="128M")
+        assert reached(await place.tried(client, vm)) == {"name", "address"}
+    place.server.kill()
+    with place.ground.host.inside():
+        place.server.start()
+    async with place.server.client() as client:
+        assert reached(await place.tried(client, vm)) == {"name", "address"}
+        await client.instances.standby(vm.id)
+        asleep = await allow(client, vm, **NOTHING, domains=[OTHER_NAME])
+        assert asleep.state == "suspended"
+        await client.instances.restore(vm.id, wait="ready")
+        only_other = {"other name", "other address", "resolves"}
+        only_other |= {"resolves elsewhere"} if place.mode == "bridge" else set()
+        assert reached(await place.tried(client, vm)) == only_other
+        fork = await client.instances.fork(vm.id, wait="ready")
+        assert fork.egress and fork.egress.domains == [OTHER_NAME]
+        assert reached(await place.tried(client, fork)) == only_other
+        for one in (vm, fork):
+            await client.instances.delete(one.id, force=True)
+
+
+async def test_only_one_that_was_started_with_a_policy_can_be_told(place: Place) -> None:
+    async with place.server.client() as client:
+        guests = Guests(client)
+        vm = await guests.boot(memory="128M")
+        if place.mode == "user":
+            with pytest.raises(Refused) as caught:
+                await allow(client, vm, **ONE_NAME)
+            assert caught.value.problem.field == "egress" and "started without" in str(caught.value)
+            await client.instances.stop(vm.id, force=True)
+            await allow(client, vm, **ONE_NAME)
+            await client.instances.start(vm.id, wait="ready")
+        else:
+            await allow(client, vm, **ONE_NAME)
+        assert reached(await place.tried(client, vm)) == {"name", "address"}
+        await guests.discard()
+
+
+async def test_no_policy_is_what_the_network_reaches(place: Place) -> None:
+    async with place.server.client() as client:
+        guests = Guests(client)
+        vm = await guests.boot(egress=NOTHING, memory="128M")
+        await client.instances.update(vm.id, UpdateInstance(egress="none"))
+        free = reached(await place.tried(client, vm))
+        assert {"name", "other name", "address", "other address", "resolves", "resolves elsewhere"} <= free
+        await guests.discard()
