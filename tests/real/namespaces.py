@@ -172,8 +172,8 @@ class Ground:
         self._dns = subprocess.Popen(
             [
                 *self.world.prefix, "dnsmasq", "-k", "--conf-file=/dev/null", "--pid-file", "--no-hosts", "--no-resolv",
-                f"--listen-address={WORLD}", "--bind-interfaces", f"--address=/{WORLD_NAME}/{WORLD}", "--user=root",
-                f"--address=/{OTHER_NAME}/{OTHER}",
+                f"--listen-address={WORLD},{OTHER}", "--bind-interfaces", "--user=root",
+                f"--address=/{WORLD_NAME}/{WORLD}", f"--address=/{OTHER_NAME}/{OTHER}",
             ],
             stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -64,8 +64,9 @@ class Place:
             f"{ask} {where} {port} 2>/dev/null | grep -q you && echo '{what}'\n"
             for what, (where, port) in places.items()
         )
-        asks = f"nslookup -type=a {{}} 2>/dev/null | grep -q {OTHER} && echo '{{}}'\n"
-        script += asks.format(OTHER_NAME, "resolves") + asks.format(f"{OTHER_NAME} {WORLD}", "resolves elsewhere")
+        script += f"nslookup -type=a {OTHER_NAME} 2>/dev/null | grep -q {OTHER} && echo resolves\n"
+        answer = f"tail -n +3 | grep -q {OTHER} && echo 'resolves elsewhere'"  # the first lines say who was asked
+        script += f"nslookup -type=a {OTHER_NAME} {OTHER} 2>/dev/null | {answer}\n"
         said = (await sh(client, guest.id, script + "true", timeout=60)).splitlines()
         known = [*places, "resolves", "resolves elsewhere"]
         assert set(said) <= set(known), said

@@ -130,7 +130,7 @@ async def _passt() -> str:
 
 async def _enclosure() -> str:
     """What user mode needs for them; as `_passt`, and under a uid as a machine is."""
-    nic = UserNic((), enclosure=enclosed.enclosure("doctor", OPEN, Facts()))
+    nic = UserNic((), enclosure=enclosed.enclosure("doctor", OPEN, Facts(), _ANY_NIC.dns))
     sock, joined = passt.join(nic, _ANY_NIC, uid_of(0) if os.geteuid() == 0 else None)
     with sock:
         await joined

@@ -8,8 +8,8 @@ first process waits for.
       machine ══ passt ── filter ── pasta ══ this host's sockets
                    └─ dnsmasq ─┘
 
-The addresses inside are of a range that is never on any network (RFC 7335). The resolver asks from an address of its
-own, or the machine could ask whom it asks.
+The addresses inside are of a range that is never on any network (RFC 7335), but for the one that the machine knows as
+its resolver's. That asks from an address of its own, or the machine could ask whom it asks.
 """
 
 from __future__ import annotations
@@ -34,23 +34,20 @@ from polyvisor.ports.hypervisor import Enclosure, UserNic
 TABLE = "egress"
 _DEVICE = "way0"
 _HERE, _PREFIX, _BEYOND, _NAMES = "192.0.0.2", 29, "192.0.0.1", "192.0.0.3"
-_ANSWERS, _ASKS = "192.0.0.4", "192.0.0.5"
+_ASKS = "192.0.0.5"
 _UPSTREAM = f"{_NAMES}@{_ASKS}"
 _MARK = "polyvisor-egress-"
 _LIMIT = 20.0
 _TUN = Path("/dev/net/tun")
 # A device node that this user may open; only what is begun here sees it.
 _WITH_TUN = 'mount -t tmpfs -o mode=755,size=64k none /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec "$@"'
-# The rules come first: nothing passes without them. passt knows no other way to be told whom to ask than this file, and
-# it says when it listens to who waits. The resolver begins anew whenever it has ended, as it is told.
+# The rules come first: nothing passes without them. The resolver begins anew whenever it has ended, as it is told.
 _INSIDE = f"""
-ip addr add {_ASKS}/32 dev lo && ip addr add {_ANSWERS}/32 dev {_DEVICE} && nft -f /proc/self/fd/$1 || exit 1
+ip addr add {_ASKS}/32 dev lo && ip addr add $3/32 dev {_DEVICE} && nft -f /proc/self/fd/$1 || exit 1
 answer() {{ while :; do dnsmasq --no-daemon --conf-file=- < /proc/self/fd/$1; sleep 0.1; done }}
 answer $2 &
-shift 2
-unshare --mount -- sh -c '
-  mount -t tmpfs none /etc && echo nameserver {_ANSWERS} > /etc/resolv.conf && exec "$@"
-' sh "$@" &
+shift 3
+"$@" &
 wait $!
 """
 _RESOLVER = 5  # which word of the shell's is the descriptor that tells the resolver
@@ -74,9 +71,9 @@ def filled(policy: EgressPolicy | None, facts: egress.Facts, gone: tuple[str, ..
     return words + f"add rule inet {TABLE} from ip saddr {_ASKS} snat ip to {_HERE}\n"
 
 
-def enclosure(name: str, policy: EgressPolicy | None, facts: egress.Facts) -> Enclosure:
-    """What a machine starts with."""
-    return Enclosure(_MARK + name, filled(policy, facts), _resolver(policy, facts))
+def enclosure(name: str, policy: EgressPolicy | None, facts: egress.Facts, answers: str) -> Enclosure:
+    """What a machine starts with, whose resolver is at the address `answers`."""
+    return Enclosure(_MARK + name, filled(policy, facts), _resolver(policy, facts, answers))
 
 
 def sets(policy: EgressPolicy | None, facts: egress.Facts) -> list[str]:
@@ -84,8 +81,8 @@ def sets(policy: EgressPolicy | None, facts: egress.Facts) -> list[str]:
     return egress.sets(policy, facts, "n")
 
 
-def _resolver(policy: EgressPolicy | None, facts: egress.Facts) -> str:
-    lines = ["log-facility=/dev/null", "pid-file", f"listen-address={_ANSWERS}", "port=53"]
+def _resolver(policy: EgressPolicy | None, facts: egress.Facts, answers: str) -> str:
+    lines = ["log-facility=/dev/null", "pid-file", f"listen-address={answers}", "port=53"]
     return egress.joined([*lines, *egress.resolver(policy, facts, "n", _UPSTREAM, TABLE)], "")
 
 
@@ -96,7 +93,7 @@ def argv(fds: tuple[int, ...], nic: UserNic, wanted: Enclosure, address: Address
         "passt", "--quiet", "--foreground", "--fd", str(machine), "--pid", f"/proc/self/fd/{told}",
         "--ipv4-only", "--address", address.ip, "--netmask", str(address.prefix), "--gateway", address.gateway,
         "--mac-addr", passt.MAC, "--no-map-gw", "--no-dhcp-search",
-        "--dns-forward", address.dns, "--interface", _DEVICE, "--outbound-if4", _DEVICE, *passt.ports(nic, named=True),
+        "--dns", address.dns, "--interface", _DEVICE, "--outbound-if4", _DEVICE, *passt.ports(nic, named=True),
     ]  # fmt: skip
     return [
         "pasta", "--quiet", "--ipv4-only", "--config-net", "--ns-ifname", _DEVICE, "--address", _HERE,
@@ -104,7 +101,7 @@ def argv(fds: tuple[int, ...], nic: UserNic, wanted: Enclosure, address: Address
         "--interface", way_out or "lo", "--outbound-if4", way_out or "lo",
         *(passt.ports(nic, named=False) or ["--tcp-ports", "none"]),
         "--tcp-ns", "none", "--udp-ns", "none",
-        "--", "sh", "-c", _INSIDE, wanted.name, str(rules), str(resolver), *inner,
+        "--", "sh", "-c", _INSIDE, wanted.name, str(rules), str(resolver), address.dns, *inner,
     ]  # fmt: skip
 
 
@@ -183,15 +180,19 @@ def _is_first(folder: Path) -> bool:
     return len(ids) > 1 and ids[-1] == "1"
 
 
-async def change(pid: int, policy: EgressPolicy | None, facts: egress.Facts, gone: tuple[str, ...]) -> None:
-    """Other rules, and another resolver, in the enclosure whose first process that is.
+async def change(
+    pid: int, policy: EgressPolicy | None, facts: egress.Facts, answers: str, gone: tuple[str, ...]
+) -> None:
+    """Other rules, and another resolver, in the enclosure whose first process that is. The sets `gone` are not needed.
 
     :raise Unavailable: it is not there any more.
     """
     enter = ["nsenter", "--target", str(pid), "--user", "--net"]
+    if os.geteuid() != 0:
+        enter.append("--preserve-credentials")  # whoever made it is root in it
     try:
         await run([*enter, "nft", "-f", "-"], stdin=filled(policy, facts, gone).encode(), timeout=_LIMIT)
-        await asyncio.to_thread(_tell, pid, _resolver(policy, facts).encode())
+        await asyncio.to_thread(_tell, pid, _resolver(policy, facts, answers).encode())
     except (OSError, Internal) as error:
         words = getattr(error, "private", str(error))
         raise Unavailable("what the machine reaches cannot be changed now", private=words) from error

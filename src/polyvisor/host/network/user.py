@@ -101,7 +101,8 @@ class UserNetwork:
             return None
         policy, facts = blueprint.spec.egress, self._facts()
         self._told[blueprint.id] = _Told(egress.in_force(policy, facts), tuple(enclosed.sets(policy, facts)))
-        return enclosed.enclosure(blueprint.id, policy, facts)
+        assert blueprint.address
+        return enclosed.enclosure(blueprint.id, policy, facts, blueprint.address.dns)
 
     def enforced(self, blueprint: Blueprint) -> bool:
         """See NetworkDriver."""
@@ -117,13 +118,13 @@ class UserNetwork:
     async def enforce(self, blueprint: Blueprint) -> None:
         """See NetworkDriver."""
         told = self._told.get(blueprint.id)
-        if told is None:
+        if told is None or blueprint.address is None:
             return
         policy, facts = blueprint.spec.egress, self._facts()
         if self._real:
             if not told.pid:
                 told = replace(told, pid=(await asyncio.to_thread(enclosed.found)).get(blueprint.id, 0))
-            await enclosed.change(told.pid, policy, facts, told.sets)
+            await enclosed.change(told.pid, policy, facts, blueprint.address.dns, told.sets)
         now = replace(told, mark=egress.in_force(policy, facts), sets=tuple(enclosed.sets(policy, facts)))
         self._told[blueprint.id] = now
 

@@ -61,14 +61,17 @@ def test_an_enclosures_rules_replace_those_before_and_keep_what_stays() -> None:
 
 
 def test_an_enclosures_command_lines() -> None:
-    nic = UserNic((("tcp", 18000, 80), ("udp", 19000, 53)), enclosure=enclosed.enclosure("x", NAMED, FACTS))
+    nic = UserNic(
+        (("tcp", 18000, 80), ("udp", 19000, 53)), enclosure=enclosed.enclosure("x", NAMED, FACTS, "10.128.1.3")
+    )
     address = Address("02:00:00:00:00:01", "10.128.1.15", 24, "10.128.1.2", "10.128.1.3")
     assert nic.enclosure
     line = enclosed.argv((7, 8, 9, 10), nic, nic.enclosure, address, "eth0")
     outer, inner = line[: line.index("--")], line[line.index("--") :]
     assert " ".join(outer).count("127.0.0.1/18000:18000") == 1 and "127.0.0.1/18000:80" in inner
+    assert "listen-address=10.128.1.3\n" in nic.enclosure.resolver
     assert {"--tcp-ns", "--udp-ns", "--no-map-gw"} <= set(outer)
-    assert inner[4:7] == ["polyvisor-egress-x", "9", "10"] and inner[inner.index("--fd") + 1] == "7"
+    assert inner[4:8] == ["polyvisor-egress-x", "9", "10", "10.128.1.3"] and inner[inner.index("--fd") + 1] == "7"
     bare = enclosed.argv((7, 8, 9, 10), replace(nic, forwards=()), nic.enclosure, address, None)
     assert bare[bare.index("--tcp-ports") + 1] == "none" and passt.ports(replace(nic, forwards=()), named=True) == []
 
