@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 from polyvisor.dialects.instavm import (
     errors,
     routes_code,
+    routes_egress,
     routes_platform,
     routes_ptys,
     routes_sessions,
@@ -63,9 +64,8 @@ def make_app(engine: Engine, settings: Settings | None = None) -> Instavm:
     errors.install(app)
     for router in (
         routes_vms.router, routes_sessions.router, routes_sessions.root, routes_code.router, routes_ptys.by_vm,
-        routes_ptys.by_session, routes_snapshots.router, routes_shares.router, routes_volumes.router,
-        routes_platform.router,
-        routes_platform.absent,
+        routes_ptys.by_session, routes_snapshots.router, routes_shares.router, routes_egress.router,
+        routes_volumes.router, routes_platform.router, routes_platform.absent,
     ):  # fmt: skip
         app.include_router(router)
     return Instavm(app)

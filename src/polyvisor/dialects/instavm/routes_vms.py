@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Query
 
 from polyvisor.dialects.instavm import records, shares, snapshots, staged, vms, volumes
 from polyvisor.dialects.instavm.door import Call, Caller
+from polyvisor.dialects.instavm.policies import kept, policy_in
 from polyvisor.dialects.instavm.records import Session, Wishes
 from polyvisor.dialects.instavm.states import ACTIVE, CREATING, RUNNING, TERMINATED
 from polyvisor.dialects.instavm.vms import Origin, Vm
@@ -69,7 +70,6 @@ def _refuse(body: VMCreateRequest) -> None:
     """What is not here yet is said, and nothing is made. :raise Unsupported:"""
     given = {
         "vault_ids": body.vault_ids, "custom_domain": body.custom_domain,
-        "egress_policy": body.egress_policy,
     }  # fmt: skip
     for field, said in given.items():
         if said:
@@ -82,13 +82,14 @@ def _wishes(body: VMCreateRequest) -> Wishes:
         metadata=body.metadata or {}, env=body.env or {}, variant=body.image_variant,
         suspend=bool(body.auto_suspend), resume=bool(body.auto_resume), snapshot=bool(body.snapshot_on_terminate),
         snapshot_name=body.snapshot_name or "",
+        egress=None if body.egress_policy is None else kept(policy_in(body.egress_policy)),
     )  # fmt: skip
 
 
 _SAID_AS = {
     "lifetime": "vm_lifetime_seconds", "memory_mb": "memory_mb", "vcpus": "vcpu_count", "metadata": "metadata",
     "env": "env", "variant": "image_variant", "suspend": "auto_suspend", "resume": "auto_resume",
-    "snapshot": "snapshot_on_terminate", "snapshot_name": "snapshot_name",
+    "snapshot": "snapshot_on_terminate", "snapshot_name": "snapshot_name", "egress": "egress_policy",
 }  # fmt: skip
 
 

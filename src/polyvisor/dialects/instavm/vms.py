@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-from polyvisor.dialects.instavm import names, records
+from polyvisor.dialects.instavm import names, policies, records
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.names import DIALECT, VM
 from polyvisor.dialects.instavm.records import Record, Session, Wishes
@@ -158,7 +158,7 @@ def _create(call: Call, wishes: Wishes, origin: Origin) -> Create:
     wanted = Create(
         env=tuple(wishes.env.items()), mounts=origin.mounts, labels=labels_of(wishes.metadata), ending=ending,
         lifetime=seconds(wishes.lifetime),
-        foreign=foreign(),
+        foreign=foreign(), egress=policies.policy_in(wishes.egress),
     )  # fmt: skip
     vcpus, memory = wishes.vcpus, wishes.memory_mb
     if origin.snapshot:
