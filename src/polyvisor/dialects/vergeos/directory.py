@@ -50,7 +50,7 @@ async def _people(world: World) -> Sequence[Person]:
     known, root = await world.named("users"), await world.root()
     await world.ensure([Row(DIALECT, "users", one.id, root, one.id) for one in users if one.id not in known])
     known = await world.named("users")
-    return [Person(known[one.id], one) for one in users]
+    return [Person(known[one.id], one) for one in users if one.id in known]
 
 
 async def person(world: World, key: object) -> Person | None:

@@ -179,7 +179,9 @@ class World:
                 await self.ensure(wanted)
                 known, machines = await self.named("vms"), await self.named("machines")
             self._made["live"] = [
-                Vm(known[one.id].key, machines[one.id].key, known[one.id], one) for one in instances.values()
+                Vm(known[one.id].key, machines[one.id].key, known[one.id], one)
+                for one in instances.values()
+                if one.id in known and one.id in machines  # the others have gone since they were read
             ]
         found: Sequence[Vm] = self._made["live"]
         return found
@@ -210,9 +212,9 @@ class World:
             is_foreign = row.name.startswith(FOREIGN)
             kept = engine.get(row.subject if is_foreign else data_of(row).get("engine"))
             source = live.get(kept.source if is_foreign and kept is not None else row.subject)
-            if source is None or (is_foreign and kept is None):
-                continue
             hidden = f"snap/{row.name}"
+            if source is None or (is_foreign and kept is None) or hidden not in vms or hidden not in machines:
+                continue
             made.append(Snap(row, vms[hidden].key, machines[hidden].key, source.machine, kept))
         return made
 
@@ -279,7 +281,9 @@ class World:
             wanted = [Row(DIALECT, "files", one.id, one.project, one.id) for one in seen if one.id not in known]
             await self.ensure(wanted)
             known = await self.named("files")
-            self._made["files"] = [File(known[one.id], one, self.core.media.used(one)) for one in seen]
+            self._made["files"] = [
+                File(known[one.id], one, self.core.media.used(one)) for one in seen if one.id in known
+            ]
         found: Sequence[File] = self._made["files"]
         return found
 

@@ -73,7 +73,7 @@ async def _load(world: World) -> Sequence[Key]:
     known = await world.named(KIND)
     await world.ensure([Row(DIALECT, KIND, one.id, one.project, one.id) for one in seen if one.id not in known])
     known = await world.named(KIND)
-    return [Key(known[one.id], one, users[one.user]) for one in seen if one.user is not None]
+    return [Key(known[one.id], one, users[one.user]) for one in seen if one.user is not None and one.id in known]
 
 
 async def _create(call: Call, values: dict[str, Any]) -> Made:

@@ -110,6 +110,7 @@ async def listed(world: World) -> Sequence[Listed]:
     return [
         Listed(known[task.id], task, vms[task.instance], creators.get(task.owner.user) if task.owner.user else None)
         for task in found
+        if task.id in known
     ]
 
 
