@@ -19,7 +19,7 @@ from typing import Any
 from polyvisor.access.grants import require_somewhere, scope, touched
 from polyvisor.engine.repeats import Repeats
 from polyvisor.engine.users import Membership
-from polyvisor.model.faults import Fault, Throttled
+from polyvisor.model.faults import Fault, Throttled, Unauthenticated
 from polyvisor.model.identity import ApiKey, AuditEntry, AuditFilter, Project
 from polyvisor.model.principal import Action, Credential, Principal
 from polyvisor.model.task import Task
@@ -93,6 +93,7 @@ class AuditEngine:
         self._turn = asyncio.Lock()
         self._writing: asyncio.Task[None] | None = None
         self._throttled = Repeats[tuple[str, str]](self._note_throttled)
+        self._strangers = Repeats[str](self._note_strangers)
 
     def note_refused(self, credential: Credential, fault: Fault) -> None:
         """Somebody could not log in."""
@@ -104,6 +105,14 @@ class AuditEngine:
     def _note_throttled(self, who: tuple[str, str], count: int) -> None:
         detail = "" if count == 1 else f"{count} times"
         self.note(*who, _LOGIN, outcome=Throttled().kind, detail=detail)
+
+    def note_stranger(self, source: str) -> None:
+        """Somebody came by SSH, and had no key for what he asked for."""
+        self._strangers.one(source)
+
+    def _note_strangers(self, source: str, count: int) -> None:
+        detail = "" if count == 1 else f"{count} times"
+        self.note("", source, "ssh.login", outcome=Unauthenticated().kind, detail=detail)
 
     def note(  # noqa: PLR0913 - what an entry says
         self, who: str, source: str, action: str, *, project: str = "", subject: str = "", outcome: str = "ok",
@@ -143,6 +152,7 @@ class AuditEngine:
     async def close(self) -> None:
         """The server goes: what was noted is written."""
         self._throttled.settle()
+        self._strangers.settle()
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
         await self._write()
@@ -162,6 +172,7 @@ class AuditEngine:
         """
         require_somewhere(principal, Action.AUDIT_VIEW)
         self._throttled.settle()
+        self._strangers.settle()
         await self.flush()
         async with self._store.read() as unit:
             return await unit.audit.page(scope(principal, Action.AUDIT_VIEW), wanted, before, limit)

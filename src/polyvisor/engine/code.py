@@ -303,6 +303,9 @@ async def _connect(guest: Guest) -> _Frames | None:
     except Unavailable:
         if guest.closed:
             raise
+    except Unsupported as fault:
+        text = "language: the agent in the instance is older than sessions of Python; start the instance anew"
+        raise Unsupported(text, field="language") from fault
     finally:
         if process is not None:
             await process.close()

@@ -16,7 +16,7 @@ import asyncssh
 from polyvisor.engine import Engine
 from polyvisor.engine.streams import Guest, Process
 from polyvisor.gateway.limits import Limits
-from polyvisor.model.faults import Fault, Forbidden, Unauthenticated
+from polyvisor.model.faults import Fault, Forbidden
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.principal import Principal
 
@@ -67,7 +67,7 @@ class Door(asyncssh.SSHServer):
             self._watch.cancel()
         if self._tries and not self._let_in:
             log.info("ssh: nobody from %s came in as %r", self._source, self._name[:80])
-            self._engine.audit.note(self._name[:80], self._source, "ssh.login", outcome=Unauthenticated().kind)
+            self._engine.audit.note_stranger(self._source)
         self._gone.set()
 
     def heard(self) -> None:
