@@ -115,7 +115,8 @@ class SshKeysEngine:
                     continue
                 if not instance.intent.deleted:
                     meant.append(instance.id)
-        return meant[:1] if meant and keys[0] == name and meant[0] == name else list(dict.fromkeys(meant))
+        # An id means one, whatever else is called so.
+        return meant[:1] if meant[:1] == [name] else list(dict.fromkeys(meant))
 
 
 def _same(one: Owner, other: Owner) -> bool:
