@@ -45,6 +45,19 @@ def test_run_detached_prints_the_id(shell: Shell) -> None:
     assert json.loads(shell.ok("run", "-d", "--json", "busybox"))["state"] == "running"
 
 
+def test_what_it_may_reach_is_said_and_said_anew(shell: Shell) -> None:
+    name = shell.name()
+    shell.ok("run", "-d", "--name", name, "--egress", "packages,a.example,10.0.0.0/8", "busybox")
+    told = {"allow_http": False, "allow_https": False, "allow_package_managers": True}
+    assert shell.record(name)["egress"] == {**told, "domains": ["a.example"], "cidrs": ["10.0.0.0/8"]}
+    assert shell.ok("update", name, "--egress", "open") == f"{name}\n"
+    assert shell.record(name)["egress"]["allow_http"]
+    assert shell("update", name, "--egress", "deny", "--name", "x").returncode == 2
+    assert shell("update", name, "--egress", "a b").returncode != 0
+    shell.ok("update", name, "--egress", "none")
+    assert shell.record(name)["egress"] is None
+
+
 def test_every_flag_of_run_has_its_effect(shell: Shell, tmp_path: Any) -> None:
     name, volume = shell.name(), shell.name("v")
     shell.ok("volumes", "create", volume, "1G")

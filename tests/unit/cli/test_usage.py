@@ -52,6 +52,30 @@ def test_a_health_check_is_read(text: str | None, check: dict[str, object] | Non
 
 
 @pytest.mark.parametrize(
+    ("text", "flags", "domains", "cidrs"),
+    [
+        ("deny", (False, False, False), [], []),
+        ("https, packages", (False, True, True), [], []),
+        ("a.example,*.b.example,10.0.0.0/8,1.2.3.4", (False, False, False), ["a.example", "*.b.example"],
+         ["10.0.0.0/8", "1.2.3.4"]),
+        ("packages,2001:db8::/32", (False, False, True), [], ["2001:db8::/32"]),
+    ],
+)  # fmt: skip
+def test_what_may_be_reached_is_read(
+    text: str, flags: tuple[bool, bool, bool], domains: list[str], cidrs: list[str]
+) -> None:
+    names = ("allow_http", "allow_https", "allow_package_managers")
+    assert parse.egress(text) == {**dict(zip(names, flags, strict=True)), "domains": domains, "cidrs": cidrs}
+    assert parse.egress(None) is None and parse.egress("open") == {}
+
+
+@pytest.mark.parametrize("text", ["", " , ", "open,http", "deny,a.example"])
+def test_what_contradicts_itself_is_not_read(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not open"):
+        parse.egress(text)
+
+
+@pytest.mark.parametrize(
     ("text", "port"),
     [("80", (80, 0, "tcp")), ("8080:80", (80, 8080, "tcp")), ("53/udp", (53, 0, "udp")), ("5:6/tcp", (6, 5, "tcp"))],
 )
