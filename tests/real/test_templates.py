@@ -90,6 +90,9 @@ async def spares(server: Server, count: int) -> None:
     await asyncio.sleep(2)  # they are exercised
 
 
+ONE_NAME = {"allow_http": False, "allow_https": False, "allow_package_managers": False, "domains": ["a.example"]}
+
+
 async def test_a_create_takes_over_a_copy_that_runs(pooled: Server) -> None:
     pooled.cli("template", "create", "--memory", "112M", "busybox", check=True)
     await spares(pooled, 2)
@@ -99,8 +102,11 @@ async def test_a_create_takes_over_a_copy_that_runs(pooled: Server) -> None:
         guests = Guests(client)
         script = 'echo "$WHO says $(hostname)"; exit 4'
         one = await guests.boot(memory="112M", name="one", command=["sh", "-c", script], env={"WHO": "me"})
-        two = await guests.boot(memory="112M", name="two", env={"WHO": "you"}, lifetime="1h", labels={"a": "b"})
+        two = await guests.boot(
+            memory="112M", name="two", env={"WHO": "you"}, lifetime="1h", labels={"a": "b"}, egress=ONE_NAME
+        )
         assert {two.pid} <= waiting
+        assert b"REFUSED" in (await run(client, "two", "nslookup", "b.example")).out
         ended = await client.instances.wait(one.id, ["ended"])
         assert (ended.exit and ended.exit.code, two.labels) == (4, {"a": "b"})
         assert pooled.cli("logs", "one", check=True).stdout == b"me says one\n"
