@@ -17,7 +17,7 @@ from polyvisor.model.faults import Busy, Invalid, NotFound, Unavailable
 from polyvisor.model.guest import Change, Exec, Exit, FileStat, Identity, Output
 from polyvisor.model.instance import Address
 
-_VARIABLE = re.compile(r"\$(\w+|\?)")
+_VARIABLE = re.compile(r"\$([A-Za-z_]\w*|\?)")
 
 
 class FakeProcess:
