@@ -82,7 +82,7 @@ After=systemd-logind.service
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=/bin/true
-ExecStop=/bin/sh -c "cat /proc/sys/kernel/random/boot_id >> /root/stopped"
+ExecStop=/bin/sh -c "cat /proc/sys/kernel/random/boot_id >> /root/stopped; sync"
 [Install]
 WantedBy=multi-user.target
 END
