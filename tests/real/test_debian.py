@@ -259,7 +259,7 @@ async def test_ssh_over_the_bridge(base: Server, debian: str, key: Path, tmp_pat
 # -- in memory --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["bios", "uefi"])
+@pytest.fixture(scope="module", params=["bios", pytest.param("uefi", marks=pytest.mark.lengthy)])
 def source(request: pytest.FixtureRequest, base: Server, debian: str, key: Path) -> Iterator[str]:
     """The id of a guest of that firmware: with UEFI, two vCPUs and a word in its NVRAM; with BIOS, a larger disk and a
     volume."""
@@ -380,6 +380,7 @@ async def test_a_fork_is_another_machine_and_boots_anew(
     await works(client, source)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("source", ["uefi"], indirect=True)  # which has an NVRAM to be kept as well
 async def test_what_a_snapshot_kept_outlives_what_came_later(client: Client, guests: Guests, source: str) -> None:
     vm = await client.instances.get(source)

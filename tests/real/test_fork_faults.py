@@ -77,6 +77,7 @@ async def begin(client: Client, source: str, what: str) -> None:
             await client.instances.snapshot(source, CreateSnapshot(kind="full"))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("what", ["fork", "snapshot"])
 async def test_a_kill_9_of_the_server_at_many_moments(what: str, another: Make) -> None:
     server = another()
@@ -111,6 +112,7 @@ async def test_a_kill_9_of_the_server_at_many_moments(what: str, another: Make) 
             assert (await client.volumes.get("shared")).attached == [source.id]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("what", ["fork", "snapshot"])
 async def test_a_kill_9_of_the_source_at_many_moments(what: str, client: Client, guests: Guests, base: Server) -> None:
     for turn in range(6):

@@ -14,7 +14,7 @@ from real.guests import Guests, lasting
 from real.test_code import run, says
 from serving import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.lengthy, pytest.mark.timeout(900)]
 WHEEL = r"""
 import zipfile
 with zipfile.ZipFile("/tmp/little-1.0-py3-none-any.whl", "w") as wheel:

@@ -58,6 +58,7 @@ async def _vms(api: Api) -> set[int]:
     return {row["$key"] for row in await api.get("vms", filter="is_snapshot eq false", fields="$key")}
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 async def test_it_holds_on_real_machines(check: Check, api: Api) -> None:
     await check(api)
