@@ -6,6 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from house.dialects import document
+
 ROOT = Path(__file__).parents[2]
 HOSTS = re.compile("|".join(("py" + "pi\\.org", "python" + "hosted", "npm" + "js\\.org", "deb\\.deb" + "ian\\.org")))
 
@@ -72,3 +74,9 @@ def test_scripts_are_bash_and_executable() -> None:
         if path.is_file() and path.suffix == "":
             assert path.read_text().startswith("#!/usr/bin/env bash\n"), path
             assert path.stat().st_mode & 0o111, path
+
+
+def test_the_table_of_words_is_the_codes() -> None:
+    assert (ROOT / "docs/dialects.md").read_text() == document(), (
+        "run: python tests/house/dialects.py > docs/dialects.md"
+    )

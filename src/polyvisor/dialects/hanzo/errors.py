@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from starlette.responses import JSONResponse, Response
 
 from polyvisor.dialects.kit.tables import total
+from polyvisor.dialects.kit.texts import clean
 from polyvisor.model import faults
 from polyvisor.model.faults import Fault
 
@@ -66,8 +67,8 @@ def reply(path: str, code: str, message: str, headers: Mapping[str, str] | None 
     """The error of the procedure at `path`."""
     status = STATUSES[code]
     told = {"code": code, "httpStatus": status}
-    said = message[:2000].encode(errors="replace").decode()
-    where = path[:200].encode(errors="replace").decode()
+    said = clean(message)
+    where = clean(path, 200)
     return JSONResponse({"error": {"message": said, **told, "data": {**told, "path": where}}}, status, headers)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -21,11 +21,11 @@ from polyvisor.dialects.hanzo import errors, find, wire
 from polyvisor.dialects.hanzo.errors import Refusal
 from polyvisor.dialects.hanzo.states import RUNNING, word
 from polyvisor.dialects.hanzo.table import PREFIX, QUERY, Call, Router, Table, caller
-from polyvisor.dialects.kit.credentials import source_of
+from polyvisor.dialects.kit.credentials import check_origin, source_of
 from polyvisor.dialects.kit.inbox import Inbox
 from polyvisor.engine import Engine
 from polyvisor.engine.terminals import MOST_SIDE, Process
-from polyvisor.model.faults import Fault, Forbidden, Internal, Unauthenticated, WrongState
+from polyvisor.model.faults import Fault, Internal, Unauthenticated, WrongState
 from polyvisor.model.guest import Output
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.principal import Action, Credential, Principal
@@ -95,7 +95,7 @@ async def _refuse(answer: Response, headers: dict[str, str], scope: Scope, recei
 
 async def _opened(connection: HTTPConnection, core: Engine) -> Process:
     """:raise Fault: who calls may not, or there is nothing to be had."""
-    _check_origin(connection)
+    check_origin(connection)
     id = connection.query_params.get("vmId")
     if id is None:
         raise Refusal("BAD_REQUEST", "vmId: is required")
@@ -116,19 +116,6 @@ async def _principal(connection: HTTPConnection, core: Engine, id: InstanceId) -
     with contextlib.suppress(Unauthenticated):
         return core.terminals.redeem(token, id)
     return await core.authenticate(Credential(key=token, source=source_of(connection)))
-
-
-def _check_origin(connection: HTTPConnection) -> None:
-    """:raise Forbidden: a page of another site asks."""
-    origin = connection.headers.get("origin")
-    if origin is None:
-        return
-    try:
-        site = urlsplit(origin).netloc
-    except ValueError:  # no address at all
-        site = ""
-    if site != connection.headers.get("host", ""):
-        raise Forbidden("Origin: a page of another site may not open a terminal", field="Origin")
 
 
 # -- the conversation ----------------------------------------------------------------------------------------------

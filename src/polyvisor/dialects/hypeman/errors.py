@@ -14,11 +14,11 @@ from starlette.responses import PlainTextResponse, Response
 from polyvisor.dialects.hypeman.encode import said, said_bare, text_of
 from polyvisor.dialects.hypeman.wire import Error
 from polyvisor.dialects.kit.tables import total
+from polyvisor.dialects.kit.texts import clean
 from polyvisor.model import faults
 from polyvisor.model.faults import Fault
 
 log = logging.getLogger("polyvisor.hypeman")
-_LONGEST = 2000
 _NOSNIFF = {"X-Content-Type-Options": "nosniff"}
 
 TABLE: Mapping[type[Fault], tuple[int, str]] = total(
@@ -53,11 +53,6 @@ class Refusal(Exception):
     def __init__(self, status: int, code: str, message: str, *, final: bool = True) -> None:
         self.status, self.code, self.message, self.final = status, code, message, final
         super().__init__(message)
-
-
-def clean(text: str) -> str:
-    """What can be sent: callers' words come back in messages, and not all of them are Unicode."""
-    return text[:_LONGEST].encode(errors="replace").decode()
 
 
 def of_fault(fault: Fault) -> Refusal:

@@ -17,11 +17,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from polyvisor.dialects.hypeman.asks import Ask
 from polyvisor.dialects.hypeman.encode import text_of
-from polyvisor.dialects.hypeman.errors import clean
 from polyvisor.dialects.hypeman.sockets import Talk
 from polyvisor.dialects.hypeman.validate import reason
 from polyvisor.dialects.kit.inbox import Inbox
 from polyvisor.dialects.kit.outbox import Outbox
+from polyvisor.dialects.kit.texts import clean
 from polyvisor.engine.streams import Process
 from polyvisor.model.faults import Fault, Internal
 from polyvisor.model.guest import Exec, Exit, Output

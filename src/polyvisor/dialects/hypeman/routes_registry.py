@@ -23,9 +23,10 @@ from starlette.types import Receive, Scope, Send
 
 from polyvisor.dialects.hypeman.auth import Caller, Refused, caller_of
 from polyvisor.dialects.hypeman.encode import moment_text, said
-from polyvisor.dialects.hypeman.errors import TABLE, clean
+from polyvisor.dialects.hypeman.errors import TABLE
 from polyvisor.dialects.hypeman.names import ours
 from polyvisor.dialects.hypeman.table import rest_of
+from polyvisor.dialects.kit.texts import clean
 from polyvisor.engine import Engine
 from polyvisor.model import faults
 from polyvisor.model.faults import Fault

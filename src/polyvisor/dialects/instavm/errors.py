@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, Response
 
 from polyvisor.dialects.kit.tables import total
+from polyvisor.dialects.kit.texts import clean
 from polyvisor.model import faults
 from polyvisor.model.faults import Fault
 
@@ -49,19 +50,13 @@ _FIELDS = {
     "snapshot": "snapshot_id", "ending.name": "snapshot_name", "egress": "egress_policy", "labels": "metadata",
 }  # fmt: skip
 """Our fields that are called otherwise here."""
-_LONGEST = 2000
 _WAIT = 5.0
-
-
-def _clean(text: str) -> str:
-    """What can be sent: callers' words come back in messages, and not all of them are Unicode."""
-    return text[:_LONGEST].encode(errors="replace").decode()
 
 
 def refused(field: str, text: str, kind: str = "value_error", place: str = "body") -> Response:
     """The answer to a field that is wrong."""
     where: list[str | int] = [int(part) if part.isdigit() else part for part in field.split(".")]
-    return JSONResponse({"detail": [{"loc": [place, *where], "msg": _clean(text), "type": kind}]}, 422)
+    return JSONResponse({"detail": [{"loc": [place, *where], "msg": clean(text), "type": kind}]}, 422)
 
 
 def reply(fault: Fault) -> Response:
@@ -74,7 +69,7 @@ def reply(fault: Fault) -> Response:
     headers = {} if wait is None else {"Retry-After": str(max(1, round(wait)))}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"detail": _clean(fault.public)}, status, headers)
+    return JSONResponse({"detail": clean(fault.public)}, status, headers)
 
 
 async def _on_fault(connection: HTTPConnection, error: Exception) -> Response:
@@ -91,8 +86,8 @@ async def _on_invalid(connection: HTTPConnection, error: Exception) -> Response:
 
 
 def _told(error: Mapping[str, Any]) -> dict[str, object]:
-    where = [_clean(part) if isinstance(part, str) else part for part in error["loc"]]
-    return {"loc": where, "msg": _clean(str(error["msg"])), "type": error["type"]}
+    where = [clean(part) if isinstance(part, str) else part for part in error["loc"]]
+    return {"loc": where, "msg": clean(str(error["msg"])), "type": error["type"]}
 
 
 async def _on_http(connection: HTTPConnection, error: Exception) -> Response:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from polyvisor.model.faults import Forbidden
 from polyvisor.model.principal import Credential
 
 
@@ -28,3 +30,19 @@ def from_authorization(header: str, source: str = "") -> Credential | None:
             return None
         return Credential(name=name, password=password, source=source)
     return None
+
+
+def check_origin(connection: HTTPConnection) -> None:
+    """A browser that remembers a password sends it along with what another site's page asks: that is not our caller.
+
+    :raise Forbidden: the page is not ours.
+    """
+    origin = connection.headers.get("origin")
+    if origin is None:
+        return
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:  # no address at all
+        site = ""
+    if site != connection.headers.get("host", ""):
+        raise Forbidden("a page of another site may not use this API", field="Origin")

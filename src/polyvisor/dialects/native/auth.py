@@ -7,16 +7,15 @@ nothing to show may only log in.
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyvisor.dialects.kit.credentials import from_authorization, source_of
+from polyvisor.dialects.kit.credentials import check_origin, from_authorization, source_of
 from polyvisor.dialects.native.errors import reply
 from polyvisor.engine import Engine
-from polyvisor.model.faults import Fault, Forbidden
+from polyvisor.model.faults import Fault
 from polyvisor.model.principal import Credential, Principal
 
 PREFIX = "/api/v1"
@@ -50,22 +49,6 @@ def is_guarded(path: str) -> bool:
     ticket is one."""
     free = path in (DOCUMENT, f"{PREFIX}/sessions") or path.startswith(f"{PREFIX}/screens/")
     return path == "/metrics" or (path.startswith(PREFIX) and not free)
-
-
-def check_origin(connection: HTTPConnection) -> None:
-    """A browser that remembers a password sends it along with what another site's page asks: that is not our caller.
-
-    :raise Forbidden: the page is not ours.
-    """
-    origin = connection.headers.get("origin")
-    if origin is None:
-        return
-    try:
-        site = urlsplit(origin).netloc
-    except ValueError:  # no address at all
-        site = ""
-    if site != connection.headers.get("host", ""):
-        raise Forbidden("a page of another site may not use this API", field="Origin")
 
 
 class Door:

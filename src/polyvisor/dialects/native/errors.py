@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from polyvisor.dialects.kit.tables import total
+from polyvisor.dialects.kit.texts import clean
 from polyvisor.model import faults
 from polyvisor.model.faults import Fault
 from polyvisor.wire.native import Problem
@@ -44,7 +45,6 @@ STATUS: Mapping[type[Fault], int] = total(
 )
 
 _BARE = {404: "NotFound"}  # all else that the framework refuses by itself is the request's fault
-_LONGEST = 2000
 
 
 def kinds() -> dict[int, str]:
@@ -55,15 +55,10 @@ def kinds() -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def _clean(text: str) -> str:
-    """What can be sent: callers' words come back in messages, and not all of them are Unicode."""
-    return text[:_LONGEST].encode(errors="replace").decode()
-
-
 def problem(fault: Fault) -> Problem:
     """The body of a fault."""
-    field, subject = (None if text is None else _clean(text) for text in (fault.field, fault.subject))
-    return Problem(kind=fault.kind, message=_clean(fault.public), field=field, subject=subject)
+    field, subject = (None if text is None else clean(text) for text in (fault.field, fault.subject))
+    return Problem(kind=fault.kind, message=clean(fault.public), field=field, subject=subject)
 
 
 def reply(fault: Fault) -> Response:

@@ -10,8 +10,9 @@ from fastapi import APIRouter, WebSocket
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
+from polyvisor.dialects.kit.credentials import check_origin
 from polyvisor.dialects.kit.inbox import Inbox
-from polyvisor.dialects.native.auth import PREFIX, Caller, Core, check_origin, engine_of
+from polyvisor.dialects.native.auth import PREFIX, Caller, Core, engine_of
 from polyvisor.dialects.native.describe import pictured
 from polyvisor.dialects.native.params import Key
 from polyvisor.engine.screens import Viewer

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from starlette.responses import JSONResponse, Response
 
 from polyvisor.dialects.kit.tables import total
+from polyvisor.dialects.kit.texts import clean
 from polyvisor.model import faults
 from polyvisor.model.faults import Fault
 
@@ -155,14 +156,14 @@ def by_code(refusal: Refusal) -> Response:
     """The answer with a code."""
     status, message = CODES[refusal.code]
     text = f"{message}: {refusal.detail}" if refusal.detail else message
-    return JSONResponse({"code": refusal.code, "message": _sane(text)}, status)
+    return JSONResponse({"code": refusal.code, "message": clean(text)}, status)
 
 
 def bare(status: int, reason: str) -> Response:
     """The framework's own answer. Clients read a 400 as `reason` and all else as `message`: it has both."""
-    body: dict[str, object] = {"error": True, "reason": _sane(reason)}
+    body: dict[str, object] = {"error": True, "reason": clean(reason)}
     if status == 400:
-        body |= {"code": 400, "message": _sane(reason)}
+        body |= {"code": 400, "message": clean(reason)}
     return JSONResponse(body, status)
 
 
@@ -172,8 +173,4 @@ def of_fault(fault: Fault) -> Response:
     if status == 400:
         return bare(400, fault.public)
     headers = {} if fault.retry_after is None else {"Retry-After": str(max(1, round(fault.retry_after)))}
-    return JSONResponse({"code": status, "message": _sane(fault.public)}, status, headers)
-
-
-def _sane(text: str) -> str:
-    return text[:2000].encode(errors="replace").decode()
+    return JSONResponse({"code": status, "message": clean(fault.public)}, status, headers)
