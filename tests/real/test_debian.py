@@ -216,12 +216,15 @@ async def test_hanzo_launches_it_with_keys_and_data(
         assert "nofail" in await sh(client, ours, "grep ' /mnt/data ' /etc/fstab")
         await ask("POST vm.restart", vmId=vm)
         await up()
+        # It is ready before logind, which hears the button, is there.
+        await sh(client, ours, "until systemctl -q is-active tells.service; do sleep 1; done")
         await ask("POST vm.stop", vmId=vm)
         stopped = await asyncio.to_thread(visor.until, vm, "stopped", UP)
         assert (stopped["ip"], stopped["privateIp"]) == (first["ip"], first["privateIp"])
         await ask("POST vm.start", vmId=vm)
         assert (await up())["privateIp"] == first["privateIp"]
-        assert await sh(client, ours, "cat /root/ran; wc -l < /root/stopped; uniq -d /root/stopped") == "ran\n2"
+        told = await sh(client, ours, "cat /root/ran; wc -l < /root/stopped; uniq -d /root/stopped")
+        assert told == "ran\n2", told
         assert await sh(client, ours, "sha256sum < /mnt/data/file") == made
         # which another machine gets
         await ask("POST vm.detachVolume", **place)
