@@ -167,17 +167,17 @@ async def update(call: Caller, vm_id: str, body: VMUpdateRequest) -> dict[str, A
             was.snapshot if body.snapshot_on_terminate is None else body.snapshot_on_terminate,
             was.name if body.snapshot_name is None else body.snapshot_name,
         )
-        await _change(call, vm, body, ending)
-        return {"vm_id": vm.id, **vms.described(call, await vms.latest(call, vm))}
+        return vms.described(call, await _changed(call, vm, body, ending))
 
 
-async def _change(call: Call, vm: Vm, body: VMUpdateRequest, ending: Ending) -> None:
+async def _changed(call: Call, vm: Vm, body: VMUpdateRequest, ending: Ending) -> Vm:
     lifetime = vms.seconds(body.vm_lifetime_seconds)
     labels = None if body.metadata is None else dict(vms.labels_of(body.metadata))
     if (ending, lifetime, labels) != (vm.instance.spec.ending, None, None):
-        await call.core.instances.update(
+        instance = await call.core.instances.update(
             call.principal, vm.instance.id, ending=ending, lifetime=lifetime, labels=labels
         )
+        vm = replace(vm, instance=instance)
     record = vm.record
     if body.metadata is not None:
         record = replace(record, metadata=body.metadata)
@@ -186,7 +186,8 @@ async def _change(call: Call, vm: Vm, body: VMUpdateRequest, ending: Ending) -> 
     if body.vm_lifetime_seconds is not None:
         record = replace(record, lifetime=body.vm_lifetime_seconds)
     if record != vm.record:
-        await records.write_record(call, record, Action.INSTANCE_ALTER)
+        vm = replace(vm, record=await records.write_record(call, record, Action.INSTANCE_ALTER))
+    return vm
 
 
 @router.delete("/v1/vms/{vm_id}")
