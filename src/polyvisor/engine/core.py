@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -77,6 +77,7 @@ class Engine:
         tls: TlsPolicy | None = None,
     ) -> None:
         self.clock = clock
+        self.ends: list[Callable[[], Awaitable[None]]] = []  # of what dialects have under way, when the server goes
         self._door = Doorkeeper(store, clock, secret)
         waits = Waits(store)
         self.images = ImagesEngine(store, host, clock, uploads)

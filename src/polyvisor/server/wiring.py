@@ -128,6 +128,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             chores.append(asyncio.create_task(engine.standby.follow(), name="wake on traffic"))
             yield Parts(config, store, host, engine, reconciler, facts)
         finally:
+            await asyncio.gather(*(end() for end in engine.ends), return_exceptions=True)
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)

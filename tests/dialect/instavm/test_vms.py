@@ -6,6 +6,7 @@ import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
 from dialect.instavm.conftest import Caller, Served
@@ -291,3 +292,20 @@ async def test_a_quota_is_told_with_429(served: Served, root: Caller) -> None:
             assert isinstance(answer.json()["detail"], str)
             assert int(answer.headers["Retry-After"]) > 0
     assert len(await small.ok("GET /v1/vms/")) == 2
+
+
+async def test_a_hundred_at_once(served: Served, root: Caller) -> None:
+    async with httpx.AsyncClient(base_url=served.url, trust_env=False, timeout=280) as http:
+        await a_hundred(Caller(http, root.key))
+
+
+async def a_hundred(root: Caller) -> None:
+    """All of them are made, or told why not."""
+    answers = await asyncio.gather(*(root.ask("POST /v1/vms", {"metadata": {"crowd": 1}}) for _ in range(100)))
+    for answer in answers:
+        assert answer.status_code in (200, 429), answer.text
+        assert isinstance(answer.json(), dict)
+    made = [answer.json() for answer in answers if answer.status_code == 200]
+    assert {one["status"] for one in made} == {"active"}
+    assert len({one["vm_id"] for one in made}) == len({one["session_id"] for one in made}) == len(made) == 100
+    await asyncio.gather(*(root.ok(f"DELETE /v1/vms/{one['vm_id']}") for one in made))

@@ -68,4 +68,6 @@ def make_app(engine: Engine, settings: Settings | None = None) -> Instavm:
         routes_volumes.router, routes_platform.router, routes_platform.absent,
     ):  # fmt: skip
         app.include_router(router)
-    return Instavm(app)
+    whole = Instavm(app)
+    engine.ends.append(whole.close)
+    return whole
