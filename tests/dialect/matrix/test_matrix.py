@@ -30,11 +30,13 @@ ROUNDS = 12
 MOST = 14
 
 
-async def until(ask: Callable[[], Awaitable[Any]], wanted: Callable[[Any], bool], what: str) -> Any:
+async def until(
+    ask: Callable[[], Awaitable[Any]], wanted: Callable[[Any], bool], what: str, limit: float = LIMIT
+) -> Any:
     """What `ask` gives, once that is as it is wanted."""
     found = None
     try:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(limit):
             while not wanted(found := await ask()):
                 await asyncio.sleep(0.02)
     except TimeoutError:
@@ -42,42 +44,48 @@ async def until(ask: Callable[[], Awaitable[Any]], wanted: Callable[[Any], bool]
     return found
 
 
-async def rest(faces: Faces) -> None:
+async def rest(faces: Faces, limit: float = LIMIT) -> None:
     """Until nothing is under way."""
-    await until(cast(Native, faces["native"]).settled, bool, "it does not come to rest")
+    await until(cast(Native, faces["native"]).settled, bool, "it does not come to rest", limit)
 
 
-async def is_said(api: Api, id: str, words: frozenset[str]) -> None:
+async def is_said(api: Api, id: str, words: frozenset[str], limit: float = LIMIT) -> None:
     """Until the API has one of these words for the machine."""
-    await until(lambda: api.word(id), lambda word: word in words, f"{type(api).__name__} does not say one of {words}")
+    what = f"{type(api).__name__} does not say one of {words}"
+    await until(lambda: api.word(id), lambda word: word in words, what, limit)
 
 
 @pytest.mark.parametrize(("a", "b"), list(itertools.product(NAMES, NAMES)))
 async def test_made_through_one_and_driven_through_another(faces: Faces, a: str, b: str) -> None:
+    await drive(faces, a, b)
+
+
+async def drive(faces: Faces, a: str, b: str, limit: float = LIMIT) -> None:
+    """A machine's life: made by `a`, switched and ended by `b`, and the same to both all the while."""
     first, second = faces[a], faces[b]
     id = await first.make()
-    await rest(faces)
+    await rest(faces, limit)
     if await first.word(id) in first.off:
         assert (await first.switch(id, on=True)).status_code in OK
-    await is_said(second, id, second.on)
-    await rest(faces)
+    await is_said(second, id, second.on, limit)
+    await rest(faces, limit)
     for on in (False, True):
         answer = await second.switch(id, on=on)
         assert answer.status_code in OK, answer.text
         for api in (second, first):
-            await is_said(api, id, api.on if on else api.off)
-        await rest(faces)
-    await end(faces, second, id)
-    await until(lambda: first.word(id), lambda word: word is None, f"{a} sees it still")
+            await is_said(api, id, api.on if on else api.off, limit)
+        await rest(faces, limit)
+    await end(faces, second, id, limit)
+    await until(lambda: first.word(id), lambda word: word is None, f"{a} sees it still", limit)
     assert id not in await first.words()
 
 
-async def end(faces: Faces, api: Api, id: str) -> None:
+async def end(faces: Faces, api: Api, id: str, limit: float = LIMIT) -> None:
     """Gone through that API: those that delete only what is off are told to switch it off first."""
     if (await api.delete(id)).status_code not in OK:
         assert (await api.switch(id, on=False)).status_code in OK
-        await is_said(api, id, api.off)
-        await rest(faces)
+        await is_said(api, id, api.off, limit)
+        await rest(faces, limit)
         answer = await api.delete(id)
         assert answer.status_code in OK, answer.text
 
