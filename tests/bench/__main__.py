@@ -22,6 +22,7 @@ from bench import (
     forks,
     guesses,
     machines,
+    sandboxes,
     standby,
     templates,
     traffic,
@@ -63,6 +64,7 @@ GROUPS = {
     ),
     "hypeman": upstream.ROWS,
     "vergeos": verge.ROWS,
+    "instavm": sandboxes.ROWS,
     "clones": (
         "clones ready, a second and core", "100 clones at once that answer", "memory of an idle clone, its share",
     ),
@@ -135,8 +137,10 @@ async def _all(groups: Sequence[str], work: Path, runs: int) -> tuple[dict[str, 
     }
     rows: list[Row] = []
     async with asyncio.timeout(_LIMIT):
-        if any(group not in ("crowd", "guesses") for group in groups):
+        if any(group not in ("crowd", "guesses", "instavm") for group in groups):
             rows += await _with_machines(groups, work, runs, facts)
+        if "instavm" in groups:
+            rows += await _measured("instavm", lambda: sandboxes.sandboxes(work / "sandboxes", runs), facts)
         if "crowd" in groups:
             rows += await _measured("crowd", lambda: crowd.crowd(work, runs), facts)
         if "guesses" in groups:
