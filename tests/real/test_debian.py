@@ -173,6 +173,7 @@ def test_vergeos_gives_it_first_boot_files_and_powers_it(
     assert sector(marks, 1) == second  # nobody asked it
 
 
+@pytest.mark.lengthy
 async def test_hanzo_launches_it_with_keys_and_data(
     base: Server, client: Client, guests: Guests, debian: str, key: Path, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from real.conftest import finish, share
 from serving import Server
 
 # Pairs that begin and end with the two that are least alike are for every run; all of them take minutes.
-SHORT = {("hypeman", "vergeos"), ("instavm", "hanzo"), ("velocity", "instavm")}
+SHORT = {("instavm", "hanzo"), ("velocity", "instavm")}
 PAIRS = [
     pytest.param(a, b, marks=() if (a, b) in SHORT else pytest.mark.lengthy) for a, b in itertools.product(NAMES, NAMES)
 ]
