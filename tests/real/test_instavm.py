@@ -236,7 +236,7 @@ def test_the_command_line(server: Server, tmp_path: Path) -> None:
         assert done.returncode == code, (words, done)
         return json.loads(done.stdout) if "-j" in words and code == 0 else done.stdout
 
-    assert "root" in cli("whoami")
+    assert "SSH Keys (0)" in cli("whoami")
     made = cli("create", "-j", "--memory", "128", "--vcpu", "1", "--image-variant", "tiny")
     assert made["vm_id"] in json.dumps(cli("ls", "-j"))
     cli("rm", made["vm_id"])

@@ -56,7 +56,6 @@ def refused(exc: IntegrityError, subject: str, missing: str) -> Fault:
     """`Exists` of `subject` when a unique field was taken, else `NotFound` of what was referred to."""
     field = field_of(exc)
     if field:
-        field = "name" if field == "alias" else field  # which is a name that a dialect has for it
         return Exists(f"{field}: is taken already", field=field, subject=subject)
     return NotFound("what this refers to does not exist", subject=missing, private=str(exc.orig))
 

@@ -75,4 +75,5 @@ def reply(path: str, code: str, message: str, headers: Mapping[str, str] | None 
 def of_fault(path: str, fault: Fault) -> Response:
     """The error that a fault is."""
     headers = {} if fault.retry_after is None else {"Retry-After": str(max(1, round(fault.retry_after)))}
-    return reply(path, CODES[type(fault)], fault.public, headers)
+    said = fault.public.replace("alias: ", "name: ", 1) if fault.field == "alias" else fault.public
+    return reply(path, CODES[type(fault)], said, headers)
