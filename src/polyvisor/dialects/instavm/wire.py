@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 Vcpus = Annotated[int, Field(ge=1, le=256)]
 Megabytes = Annotated[int, Field(ge=128, le=1024 * 1024)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Env = dict[Text, Text]
+_DEEPEST, _MOST_METADATA = 32, 64 * 1024
+
+
+def _told_again(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What is kept whole is to be told again, in each list that it is in. :raise ValueError: it cannot be."""
+    layer: list[Any] = [metadata]
+    for _ in range(_DEEPEST):
+        layer = [
+            inner for one in layer if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]  # fmt: skip
+    if layer:
+        raise ValueError(f"must be at most {_DEEPEST} levels deep")
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
+    except ValueError as error:
+        raise ValueError("must be JSON: no NaN, no infinite number, no half of a character") from error
+    if size > _MOST_METADATA:
+        raise ValueError(f"must be at most {_MOST_METADATA} bytes")
+    return metadata
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_told_again)]
 
 
 class ShareRequest(BaseModel):
@@ -44,7 +68,7 @@ class VMCreateRequest(BaseModel):
     vm_lifetime_seconds: Annotated[int, Field(ge=1)] | None = None
     memory_mb: Megabytes | None = None
     vcpu_count: Vcpus | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     env: Env | None = Field(default=None, repr=False)
     egress_policy: dict[str, Any] | None = None
     snapshot_id: Text | None = None
@@ -77,7 +101,7 @@ class VMUpdateRequest(BaseModel):
     memory_mb: Megabytes | None = None
     vcpu_count: Vcpus | None = None
     vm_lifetime_seconds: Annotated[int, Field(ge=1)] | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     snapshot_on_terminate: bool | None = None
     snapshot_name: Text | None = None
     vault_ids: list[Text] | None = None
@@ -144,7 +168,7 @@ class SessionRequest(BaseModel):
     vm_lifetime_seconds: Annotated[int, Field(ge=20, le=86400)] | None = None
     memory_mb: Megabytes | None = None
     vcpu_count: Vcpus | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     env: Env | None = Field(default=None, repr=False)
 
 
