@@ -30,6 +30,12 @@ def instance_of(vm: str) -> str:
     return found[1] if found else vm
 
 
+def incarnation_of(vm: str) -> int:
+    """How often it was begun by then; what is no such name is of all times."""
+    found = _VM.fullmatch(vm)
+    return int(found[2] or 1) if found else 1
+
+
 def is_session(text: str) -> bool:
     """Whether it is a UUID as this dialect writes them."""
     try:

@@ -131,6 +131,11 @@ async def find_session(call: Call, id: str, action: Action = Action.INSTANCE_VIE
     return Session(id, instance.project, instance.created, Wishes(), instance.id)
 
 
+async def as_written(call: Call, session: Session) -> Session:
+    """A session as its row has it, whatever else is about to be written there."""
+    return await find_session(call, session.id) if session.key else session
+
+
 async def record_of(call: Call, instance: Instance) -> Record:
     """The record of an instance that was found."""
     return (await records_of(call, [instance]))[0]
@@ -153,8 +158,9 @@ async def former_one(call: Call, vm: str) -> Record:
     """The record of a VM that is no more. :raise NotFound:"""
     first = names.vm_id(names.instance_of(vm), 1)
     for row in await call.core.rows.of(DIALECT, [VM], [first]):
-        if call.principal.may(Action.INSTANCE_VIEW, row.project):
-            return _record(row)
+        record = _record(row)
+        if call.principal.may(Action.INSTANCE_VIEW, row.project) and names.incarnation_of(vm) <= record.incarnation:
+            return record
     raise NotFound(f"VM {vm[:80]} not found", subject=vm[:80])
 
 

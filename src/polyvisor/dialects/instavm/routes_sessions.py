@@ -163,6 +163,7 @@ async def kill(call: Caller, body: KillRequest) -> dict[str, Any]:
         vm = await vms.of_session(call, session, Action.INSTANCE_DELETE)
         if vm is None:
             raise NotFound(f"Session {session.id} has no VM assigned")
-        record = await vms.end(call, vm)
+        async with vms.held(call, vm.instance.id, Action.INSTANCE_DELETE) as vm:
+            record = await vms.end(call, vm)
     text = f"VM {record.vm_id} was killed"
     return {"status": KILLED, "session_id": session.id, "vm_id": record.vm_id, "message": text}

@@ -52,6 +52,7 @@ async def create(call: Caller, body: VMCreateRequest, wait: Wait = True) -> VMCr
 
 async def _spawn(call: Call, session: Session, body: VMCreateRequest, *, wait: bool) -> VMCreateResponse:
     """The VM and what is asked with it: all of it, or nothing is left."""
+    before = await records.as_written(call, session)
     session, vm = await vms.spawn(call, session, await _origin(call, body), wait=wait)
     told = VMCreateResponse(
         vm_id=vm.id, session_id=session.id, status=vm.word if wait else CREATING, env_status=vms.env_status(vm)
@@ -60,7 +61,7 @@ async def _spawn(call: Call, session: Session, body: VMCreateRequest, *, wait: b
         try:
             share = await shares.create(call, vm, body.share.port, is_public=body.share.is_public)
         except BaseException:
-            await vms.undo(call, vm)
+            await vms.undo(call, vm, before, session)
             raise
         told.share = shares.told(call, share, vm.id)
     return told
@@ -153,8 +154,7 @@ async def update(call: Caller, vm_id: str, body: VMUpdateRequest) -> dict[str, A
     call.settings.admit_lifetime(body.vm_lifetime_seconds)
     if body.vault_ids:
         raise Unsupported("vault_ids: this server cannot do that", field="vault_ids")
-    async with vms.one_at_a_time(vm_id):
-        vm = await vms.find(call, vm_id, Action.INSTANCE_ALTER)
+    async with vms.held(call, vm_id, Action.INSTANCE_ALTER) as vm:
         spec = vm.instance.spec
         for field, wanted, has in (
             ("memory_mb", body.memory_mb, spec.memory >> 20), ("vcpu_count", body.vcpu_count, spec.vcpus),
@@ -193,8 +193,7 @@ async def _changed(call: Call, vm: Vm, body: VMUpdateRequest, ending: Ending) ->
 @router.delete("/v1/vms/{vm_id}")
 async def delete(call: Caller, vm_id: str) -> dict[str, Any]:
     """It is no more; a snapshot that it was to end in is there by then."""
-    async with vms.one_at_a_time(vm_id):
-        vm = await vms.find(call, vm_id, Action.INSTANCE_DELETE)
+    async with vms.held(call, vm_id, Action.INSTANCE_DELETE) as vm:
         record = await vms.end(call, vm)
     return {"vm_id": record.vm_id, "session_id": record.session, "status": TERMINATED}
 
@@ -251,8 +250,7 @@ async def snapshot(
 @router.post("/v1/vms/{vm_id}/suspend")
 async def suspend(call: Caller, vm_id: str) -> dict[str, Any]:
     """Its memory and disk are kept, and it runs no more."""
-    async with vms.one_at_a_time(vm_id):
-        vm = await vms.find(call, vm_id, Action.INSTANCE_OPERATE)
+    async with vms.held(call, vm_id, Action.INSTANCE_OPERATE) as vm:
         asked = await call.core.power.suspend(call.principal, vm.instance.id)
         vm = replace(vm, instance=asked.instance)
     return {"vm_id": vm.id, "session_id": vm.record.session, "status": vm.word}
@@ -261,9 +259,7 @@ async def suspend(call: Caller, vm_id: str) -> dict[str, Any]:
 @router.post("/v1/vms/{vm_id}/resume")
 async def resume(call: Caller, vm_id: str, wait: Wait = True) -> dict[str, Any]:
     """It goes on where it was, under another name."""
-    async with vms.one_at_a_time(vm_id):
-        vm = await vms.find(call, vm_id, Action.INSTANCE_OPERATE)
-        vm = await vms.resume(call, vm, wait=wait)
+    vm = await vms.resume(call, await vms.find(call, vm_id, Action.INSTANCE_OPERATE), wait=wait)
     status = vm.word if wait or vm.word == ACTIVE else "resuming"
     return {"vm_id": vm.id, "session_id": vm.record.session, "status": status}
 

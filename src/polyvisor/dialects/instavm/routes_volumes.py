@@ -200,8 +200,7 @@ async def delete_file(call: Caller, volume_id: str, path: str) -> dict[str, Any]
 @router.post("/vms/{vm_id}/volumes")
 async def mount(call: Caller, vm_id: str, body: VMVolumeMountRequest, wait: Flag = True) -> dict[str, Any]:
     """A volume in a VM that runs, or one of its checkpoints."""
-    async with vms.one_at_a_time(vm_id):
-        vm = await vms.find(call, vm_id, Action.INSTANCE_ALTER)
+    async with vms.held(call, vm_id, Action.INSTANCE_ALTER) as vm:
         wanted = await volumes.wanted(call, body, "")
         try:
             asked = await call.core.volumes.attach(
@@ -230,8 +229,7 @@ async def unmount(
     call: Caller, vm_id: str, volume_id: str, mount_path: str | None = None, wait: Flag = True
 ) -> dict[str, Any]:
     """It is mounted there no more, and whole."""
-    async with vms.one_at_a_time(vm_id):
-        vm = await vms.find(call, vm_id, Action.INSTANCE_ALTER)
+    async with vms.held(call, vm_id, Action.INSTANCE_ALTER) as vm:
         held = await volumes.mounted(call, vm, volume_id, mount_path)
         asked = await call.core.volumes.detach(call.principal, vm.instance.id, held.volume)
         if wait:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -91,9 +92,18 @@ async def find(call: Call, vm: str, action: Action = Action.INSTANCE_VIEW) -> Vm
         instance = await call.core.instances.get(call.principal, names.instance_of(vm), action)
     except NotFound as fault:
         raise missing from fault
-    if face(instance) in _GONE:
+    record = await records.record_of(call, instance)
+    if face(instance) in _GONE or names.incarnation_of(vm) > record.incarnation:
         raise missing
-    return Vm(instance, await records.record_of(call, instance))
+    return Vm(instance, record)
+
+
+@asynccontextmanager
+async def held(call: Call, vm: str, action: Action) -> AsyncIterator[Vm]:
+    """The VM while nobody else changes it, by whichever of its names. :raise NotFound:"""
+    id = (await find(call, vm, action)).instance.id
+    async with one_at_a_time(id):
+        yield await find(call, id, action)
 
 
 async def latest(call: Call, vm: Vm) -> Vm:
@@ -183,7 +193,7 @@ async def spawn(call: Call, session: Session, origin: Origin = Origin(), *, wait
 
 async def adopted(call: Call, session: Session, asked: Asked, snapshot: str, *, wait: bool) -> tuple[Session, Vm]:
     """A new instance becomes a session's VM; see `spawn`."""
-    instance, wishes = asked.instance, session.wishes
+    instance, wishes, before = asked.instance, session.wishes, await records.as_written(call, session)
     record = Record(
         instance.id, instance.project, session.id, instance.created, wishes.metadata, wishes.lifetime or 0,
         wishes.resume, snapshot, wishes.variant, bool(wishes.env),
@@ -197,7 +207,7 @@ async def adopted(call: Call, session: Session, asked: Asked, snapshot: str, *, 
     except TimedOut:
         raise
     except BaseException:
-        await undo(call, Vm(instance, record))
+        await undo(call, Vm(instance, record), before, session)
         raise
     return session, Vm(instance, record)
 
@@ -209,14 +219,19 @@ def require_up(instance: Instance) -> None:
         raise WrongState(f"the VM did not come up: {why}")
 
 
-async def undo(call: Call, vm: Vm) -> None:
-    """It never was."""
+async def undo(call: Call, vm: Vm, before: Session, session: Session) -> None:
+    """It never was, and its session is as it was before."""
     with contextlib.suppress(Fault):
         gone = await call.core.power.delete(call.principal, vm.instance.id)
         await call.core.instances.settle(gone, Until.LAUNCHED, PATIENCE)
     if vm.record.key:
         with contextlib.suppress(Fault):
             await call.core.rows.remove(call.principal, [vm.record.row()], Action.INSTANCE_CREATE)
+    with contextlib.suppress(Fault):
+        if before.key:
+            await records.write_session(call, before)
+        elif session.key:
+            await call.core.rows.remove(call.principal, [session.row()], Action.INSTANCE_CREATE)
 
 
 # -- using -------------------------------------------------------------------------------------------------------------
@@ -257,19 +272,28 @@ async def resume(call: Call, vm: Vm, *, wait: bool = True) -> Vm:
 
     :raise WrongState: it cannot.
     """
-    if face(vm.instance) is Face.SUSPENDING:
-        await call.core.instances.wait(call.principal, vm.instance.id, lambda i: i.operation is None, PATIENCE)
+    async with one_at_a_time(vm.instance.id):
         vm = await latest(call, vm)
-    if face(vm.instance) is Face.RUNNING:
-        return vm
-    asked = await call.core.power.resume(call.principal, vm.instance.id)
+        if face(vm.instance) is Face.SUSPENDING:
+            await call.core.instances.wait(call.principal, vm.instance.id, lambda i: i.operation is None, PATIENCE)
+            vm = await latest(call, vm)
+        if face(vm.instance) is Face.RUNNING:
+            return vm
+        goes_on = face(vm.instance) is Face.RESUMING
+        asked = await call.core.power.resume(call.principal, vm.instance.id)
+        record = vm.record if goes_on else await _renamed(call, vm)
+    instance = await call.core.instances.settle(asked, Until.READY if wait else Until.ACCEPTED, PATIENCE)
+    return Vm(instance, record)
+
+
+async def _renamed(call: Call, vm: Vm) -> Record:
+    """The record of a VM that is being resumed: it has another name, and its whole lifetime before it."""
     record = await records.write_record(call, replace(vm.record, incarnation=vm.record.incarnation + 1))
     alias = Foreign(DIALECT, alias=(VM, record.vm_id))
     await call.core.foreigners.put(vm.instance.project, vm.instance.id, alias)
     if record.lifetime:
         await call.core.instances.update(call.principal, vm.instance.id, lifetime=seconds(record.lifetime))
-    instance = await call.core.instances.settle(asked, Until.READY if wait else Until.ACCEPTED, PATIENCE)
-    return Vm(instance, record)
+    return record
 
 
 async def end(call: Call, vm: Vm) -> Record:
