@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from dialect.instavm.conftest import Caller, Json, Served
 from dialect.served import fresh, serving
+from polyvisor.access.credentials import new_key
+from polyvisor.model import faults
+from polyvisor.model.ids import ProjectId
+from polyvisor.model.principal import SYSTEM, Action
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -73,7 +80,7 @@ async def test_one_that_is_being_made_is_given_up(root: Caller) -> None:
         ("build_args.extra_apt_packages", {"oci_image": "x", "build_args": {"extra_apt_packages": "a;b"}}),
         ("build_args.extra_pip_packages", {"oci_image": "x", "build_args": {"extra_pip_packages": "--index $(x)"}}),
         ("build_args.git_clone_url", {"oci_image": "x", "build_args": {"git_clone_url": "file:///etc"}}),
-        ("env", {"oci_image": "x", "build_args": {"envs": {"9": "x"}}}),
+        ("build_args.envs", {"oci_image": "x", "build_args": {"envs": {"9": "x"}}}),
     ],
 )
 async def test_what_is_wrong_is_named(root: Caller, field: str, body: Json) -> None:
@@ -113,3 +120,51 @@ async def test_a_server_that_ends_over_one(root: Caller, tmp_path_factory: pytes
         await root.until(
             lambda: root.http.get(f"{second.url}/v1/vms", headers=headers), lambda answer: answer.json() == []
         )
+
+
+async def test_who_may_only_look_does_not_stop_one(root: Caller, served: Served) -> None:
+    body = {"oci_image": "busybox", "build_args": {"post_build_cmd": "sleep 60"}}
+    made = await root.ok("POST /v1/snapshots", body)
+    viewer = Caller(root.http, await looking(served))
+    assert (await viewer.ok(f"GET /v1/snapshots/{made['id']}"))["status"] == "building"
+    await viewer.refused(403, f"DELETE /v1/snapshots/{made['id']}")
+    await asyncio.sleep(0.1)
+    assert (await root.ok(f"GET /v1/snapshots/{made['id']}"))["status"] == "building"
+    assert made["id"] in [task.get_name().removeprefix("build ") for task in asyncio.all_tasks()]
+    await root.ok(f"DELETE /v1/snapshots/{made['id']}")
+
+
+async def looking(served: Served) -> str:
+    """The key of somebody in the operator's project who may look and no more."""
+    now = datetime.now(UTC)
+    key, record = new_key("viewer", ProjectId(served.parts.facts["project"]), now)
+    scopes = frozenset(one for one in Action if one.value.endswith(".view"))
+    async with served.parts.store.write() as unit:
+        await unit.identities.add_key(replace(record, scopes=scopes))
+    return key
+
+
+async def test_a_token_in_a_url_is_not_told(root: Caller) -> None:
+    args = {"git_clone_url": "https://me:hunter2@nowhere.invalid/x"}
+    failed = await built(root, "failed", build_args=args)
+    assert "nowhere.invalid" in failed["last_error"]
+    assert "hunter2" not in failed["last_error"]
+    await root.wrong(
+        "build_args.envs", "POST /v1/snapshots", {"oci_image": "busybox", "build_args": {"envs": {"": ""}}}
+    )
+
+
+async def test_nothing_is_left_of_a_disk_that_could_not_be_kept(
+    root: Caller, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = served.parts.engine.snapshots
+    had = {one.id for one in (await engine.list(SYSTEM, None, 1000)).items}
+
+    async def settle(*_: object) -> Any:
+        raise faults.TimedOut("too slow")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "settle", settle)
+        failed = await built(root, "failed")
+    await root.until(lambda: root.ask(f"DELETE /v1/snapshots/{failed['id']}"), lambda told: told.status_code == 200)
+    assert {one.id for one in (await engine.list(SYSTEM, None, 1000)).items} <= had

@@ -27,6 +27,7 @@ from polyvisor.model.guest import Exec
 from polyvisor.model.ids import ProjectId, mint
 from polyvisor.model.principal import Action
 from polyvisor.model.request import Create
+from polyvisor.model.snapshot import Snapshot
 from polyvisor.model.spec import check_env
 from polyvisor.model.units import GIB, MIB, Bytes, Seconds
 
@@ -39,6 +40,7 @@ _AT_ONCE, _WAITING = 2, 20
 _TAIL = 1500  # characters of what a step said that are kept of a failure
 _PACKAGE = re.compile(r"[A-Za-z0-9@][A-Za-z0-9@._+:/=<>~!^,\[\]-]*")
 _URL = re.compile(r"(https?|ssh|git)://[^\s'\"\\]+|[\w.-]+@[\w.-]+:[^\s'\"\\]+")
+_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")  # in a URL: who clones may have shown a token
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
@@ -149,7 +151,10 @@ class Builds:
         args = body.build_args or BuildArgs()
         steps = steps_of(args)
         env = tuple((args.envs or {}).items())
-        check_env(env)
+        try:
+            check_env(env)
+        except Invalid as fault:
+            raise _wrong("envs", fault.public.removeprefix("env: ")) from fault
         if body.type == "system" and not call.principal.operator:
             raise Forbidden("only an operator makes snapshots of type system")
         if len(self._tasks) >= _WAITING:
@@ -174,10 +179,11 @@ class Builds:
             async with self._turns:
                 build = await self._made(call, build, wanted, steps)
         except Fault as fault:
-            build = replace(build, status=FAILED, error=fault.public)
+            build = replace(await find(call, build.id) or build, status=FAILED, error=fault.public)
         except Exception:
             log.exception("%s stumbled", build.id)
-            build = replace(build, status=FAILED, error="something went wrong on our side")
+            failed = await find(call, build.id) or build
+            build = replace(failed, status=FAILED, error="something went wrong on our side")
         await _save(call, replace(build, instance=""))
 
     async def _made(self, call: Call, build: Build, wanted: Create, steps: Sequence[str]) -> Build:
@@ -192,13 +198,10 @@ class Builds:
                 )
                 if ended.code != 0:
                     said = (out + err)[-_TAIL:].decode("utf-8", "replace").strip()
-                    raise Invalid(
-                        f"{step[:100]}: exit {ended.code}: {said}" if not ended.timed_out else "took too long"
-                    )
+                    how = "took too long" if ended.timed_out else f"exit {ended.code}: {said}"
+                    raise Invalid(_LOGIN.sub("", f"{step[:200]}: {how}"))
             await call.core.streams.sync(call.principal, id)
-            foreign = Foreign(DIALECT, json.dumps({"build": build.id}))
-            taken = await call.core.snapshots.create(call.principal, id, foreign=foreign)
-            made = await call.core.snapshots.settle(taken, Until.LAUNCHED, _UP_LIMIT)
+            made = await _disk_of(call, build, id)
         finally:
             with contextlib.suppress(Fault):
                 await call.core.power.delete(call.principal, id)
@@ -227,13 +230,23 @@ class Builds:
             await self.stop(id)
 
 
+async def _disk_of(call: Call, build: Build, instance: str) -> Snapshot:
+    """Its disk. Its row names that from the first moment: whatever becomes of the build, it goes with it."""
+    foreign = Foreign(DIALECT, json.dumps({"build": build.id}))
+    taken = await call.core.snapshots.create(call.principal, instance, foreign=foreign)
+    await _save(call, replace(build, instance=instance, snapshot=taken.snapshot.id))
+    return await call.core.snapshots.settle(taken, Until.LAUNCHED, _UP_LIMIT)
+
+
 async def _save(call: Call, build: Build) -> None:
     with contextlib.suppress(NotFound):  # it was deleted meanwhile
         await call.core.rows.save(call.principal, [build.row()], Action.SNAPSHOT_CREATE)
 
 
 async def delete(call: Call, builds: Builds, build: Build) -> None:
-    """It is no more; one that is being made is not made."""
+    """It is no more; one that is being made is not made. :raise Forbidden: it is made all the same."""
+    if not call.principal.may(Action.SNAPSHOT_DELETE, build.project):
+        raise Forbidden("you may not delete this snapshot", subject=build.id)
     await builds.stop(build.id)
     build = await find(call, build.id) or build
     if build.snapshot:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from datetime import datetime, timedelta
 
 from polyvisor.dialects.instavm import records, shares, vms
-from polyvisor.dialects.instavm.builds import Builds
+from polyvisor.dialects.instavm.builds import FAILED, Builds, everything
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.model.faults import Fault
 from polyvisor.model.principal import Action
@@ -48,10 +48,14 @@ class Chores:
             log.exception("%s stumbled; the others go on", what)
 
     async def forget(self, before: datetime) -> None:
-        """Records of VMs and sessions that are older than that, and whose VM is no more."""
+        """Records of VMs and sessions that are older than that, and whose VM is no more; and of builds that failed."""
         call = self._call
         here = {one.instance.id for one in await vms.everything(call)}
         old = [one.row() for one in await records.former(call, here) if one.created < before]
         old += [one.row() for one in await records.sessions(call) if one.created < before and one.instance not in here]
+        failed = [
+            one for one in await everything(call) if one.status == FAILED and not one.snapshot and one.created < before
+        ]
+        old += [one.row() for one in failed]
         if old:
             await call.core.rows.remove(call.principal, old, Action.INSTANCE_DELETE)
