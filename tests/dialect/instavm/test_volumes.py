@@ -106,3 +106,16 @@ async def test_nobody_else_has_them(root: Caller, tenant: Caller) -> None:
     await tenant.refused(404, f"POST /v1/volumes/{volume}/files/download", {"path": "a"})
     await tenant.refused(404, f"DELETE /v1/volumes/{volume}/files", path="a")
     await tenant.wrong("volumes.0.volume_id", "POST /v1/vms", {"volumes": [{"volume_id": volume, "mount_path": "/d"}]})
+
+
+async def test_a_change_of_name_and_room_is_all_or_nothing(root: Caller) -> None:
+    taken, name = fresh("taken / "), fresh("mine")
+    await root.ok("POST /v1/volumes", {"name": taken, "quota_bytes": 64 << 20})
+    volume = await root.ok("POST /v1/volumes", {"name": name, "quota_bytes": 64 << 20})
+    line = f"PATCH /v1/volumes/{volume['id']}"
+    assert "name" in await root.refused(409, line, {"name": taken, "quota_bytes": 128 << 20})
+    await root.wrong("name", line, {"name": "a\nb", "quota_bytes": 128 << 20})
+    await root.wrong("quota_bytes", line, {"name": fresh("other"), "quota_bytes": 1})
+    assert await root.ok(f"GET /v1/volumes/{volume['id']}") == volume
+    changed = await root.ok(line, {"name": "both", "quota_bytes": 128 << 20})
+    assert (changed["name"], changed["quota_bytes"]) == ("both", 128 << 20)

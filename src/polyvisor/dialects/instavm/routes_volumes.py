@@ -13,15 +13,16 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from pydantic import BaseModel
 
 from polyvisor.dialects.instavm import vms, volumes
-from polyvisor.dialects.instavm.door import Caller
+from polyvisor.dialects.instavm.door import Call, Caller
 from polyvisor.dialects.instavm.names import DIALECT
 from polyvisor.dialects.instavm.wire import Text, VMVolumeMountRequest
 from polyvisor.dialects.kit.names import named
 from polyvisor.engine.instances import Until
-from polyvisor.model.faults import Invalid
+from polyvisor.model.faults import Exists, Fault, Invalid
 from polyvisor.model.foreign import Foreign
 from polyvisor.model.principal import Action
 from polyvisor.model.units import MIB, Bytes
+from polyvisor.model.volume import Volume
 
 router = APIRouter(prefix="/v1")
 _LARGEST = 256 * MIB  # bytes of a download, which is one JSON text
@@ -88,16 +89,27 @@ async def get(call: Caller, volume_id: str, refresh_usage: Flag = False) -> dict
 async def update(call: Caller, volume_id: str, body: VolumeUpdate) -> dict[str, Any]:
     """Another name, or more room; a machine that has it sees that at once."""
     volume = await volumes.find(call, volume_id, Action.VOLUME_ALTER)
+    was = await volumes.name_of(call, volume)
+    if body.name is not None:
+        await _rename(call, volume, body.name)
     if body.quota_bytes is not None and body.quota_bytes != volume.size:
         try:
             volume = await call.core.volumes.resize(call.principal, volume.id, Bytes(body.quota_bytes))
-        except Invalid as fault:
-            raise _in_our_words(fault) from fault
-    if body.name is not None:
-        named(DIALECT, body.name, volumes.VOLUME)  # whether it can be one
-        foreign = Foreign(DIALECT, json.dumps({"name": body.name}), (volumes.VOLUME, body.name))
-        await call.core.foreigners.put(volume.project, volume.id, foreign)
+        except Fault as fault:  # a name can be given back, and room cannot
+            if body.name is not None:
+                await _rename(call, volume, was)
+            raise (_in_our_words(fault) if isinstance(fault, Invalid) else fault) from fault
     return (await volumes.described(call, [volume], refresh=False))[0]
+
+
+async def _rename(call: Call, volume: Volume, name: str) -> None:
+    """:raise Invalid: it cannot be called so. :raise Exists: another one is."""
+    named(DIALECT, name, volumes.VOLUME)  # whether it can be one
+    foreign = Foreign(DIALECT, json.dumps({"name": name}), (volumes.VOLUME, name))
+    try:
+        await call.core.foreigners.put(volume.project, volume.id, foreign)
+    except Exists as fault:
+        raise Exists("name: is taken already", field="name") from fault
 
 
 @router.delete("/volumes/{volume_id}")

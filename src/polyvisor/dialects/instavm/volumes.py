@@ -62,6 +62,12 @@ async def find(call: Call, key: str, action: Action = Action.VOLUME_VIEW) -> Vol
     return found
 
 
+async def name_of(call: Call, volume: Volume) -> str:
+    """What its owner calls it."""
+    kept = (await call.core.foreigners.remainders(DIALECT, [volume.id])).get(volume.id)
+    return str(json.loads(kept or "{}").get("name") or volume.name)
+
+
 async def checkpoints(call: Call, volumes: Collection[str] | None = None) -> list[Checkpoint]:
     """Those of some volumes, or all, oldest first."""
     found = []
