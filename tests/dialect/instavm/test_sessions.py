@@ -235,7 +235,7 @@ async def test_staged_variables_are_in_the_vm_alone(root: Caller, served: Served
     for path in served.parts.config.data.rglob("*.db*"):
         assert b"s3cret-value" not in path.read_bytes()
     await root.wrong("entries.0.value", f"POST /v1/vms/{vm}/stage-env", {"entries": [{"env_name": "A"}]})
-    await root.wrong("env", f"POST /v1/vms/{vm}/stage-env", {"entries": [{"env_name": "9", "value": ""}]})
+    await root.wrong("entries", f"POST /v1/vms/{vm}/stage-env", {"entries": [{"env_name": "9", "value": ""}]})
 
 
 async def told_all(socket: ClientConnection) -> bytes:
@@ -246,3 +246,25 @@ async def told_all(socket: ClientConnection) -> bytes:
             said += piece
     assert b"TOKEN=s3cret-value\n" in said
     return said
+
+
+async def test_a_terminal_of_one_id_is_one_however_many_begin_it(root: Caller, served: Served) -> None:
+    vm = (await root.vm())["vm_id"]
+    body = {"shell": "cat", "id": "pty-one"}
+    answers = await asyncio.gather(*(root.ask(f"POST /v1/vms/{vm}/pty/sessions", body) for _ in range(4)))
+    assert sorted(one.status_code for one in answers) == [200, 409, 409, 409]
+    await root.ok(f"DELETE /v1/vms/{vm}/pty/sessions/pty-one")
+
+
+async def test_a_close_has_room_for_what_is_said(root: Caller, served: Served) -> None:
+    async with connect(url(served, f"/v1/vms/{'%E2%82%AC' * 80}/pty/x/connect", root.key), proxy=None) as socket:
+        with pytest.raises(ConnectionClosed):
+            async with asyncio.timeout(LIMIT):
+                await socket.recv()
+    assert (socket.close_code, (socket.close_reason or "")[:4]) == (4500, "VM €")
+
+
+async def test_a_staged_variable_that_is_none_is_named(root: Caller) -> None:
+    vm = (await root.vm())["vm_id"]
+    entries = [{"env_name": "NO NAME", "value": "hunter2"}]
+    await root.wrong("entries", f"POST /v1/vms/{vm}/stage-env", {"entries": entries})

@@ -16,12 +16,14 @@ from polyvisor.dialects.instavm.ptys import Pty, Ptys
 from polyvisor.dialects.instavm.vms import Vm
 from polyvisor.dialects.instavm.wire import PtyRequest, PtySize
 from polyvisor.dialects.kit.inbox import Inbox
+from polyvisor.dialects.kit.texts import clean
 from polyvisor.model.faults import Fault, Throttled, Unauthenticated
 from polyvisor.model.guest import Exec
 from polyvisor.model.principal import Action
 
 Find = Callable[[Call, str], Awaitable[Vm]]
 UNAUTHENTICATED, FAILED = 4401, 4500
+_REASON = 123  # bytes
 _SHELL = "if [ -x /bin/bash ]; then exec /bin/bash {}; else exec /bin/sh {}; fi"
 _LOGIN = _SHELL.format("-il", "-il")
 _LINE = _SHELL.format('-lc "$1"', '-lc "$1"')
@@ -54,12 +56,13 @@ def argv_of(body: PtyRequest) -> tuple[str, ...]:
 
 async def _begin(call: Call, all: Ptys, vm: Vm, body: PtyRequest) -> dict[str, Any]:
     vm = await vms.awake(call, vm)
-    id = all.admit(vm.instance.id, body.id)
     env = {"TERM": "xterm-256color", **await staged.of(call, vm)}
-    ask = Exec(argv_of(body), env, tty=True, cols=body.cols, rows=body.rows)
-    process = await call.core.streams.execute(call.principal, vm.instance.id, ask)
-    pty = ptys.new(id, vm.instance.id, process, (body.cols, body.rows))
-    all.add(pty)
+    async with vms.one_at_a_time(f"terminals of {vm.instance.id}"):  # an id is one terminal's
+        id = all.admit(vm.instance.id, body.id)
+        ask = Exec(argv_of(body), env, tty=True, cols=body.cols, rows=body.rows)
+        process = await call.core.streams.execute(call.principal, vm.instance.id, ask)
+        pty = ptys.new(id, vm.instance.id, process, (body.cols, body.rows))
+        all.add(pty)
     return {**ptys.told(pty), "vm_id": vm.id}
 
 
@@ -106,16 +109,21 @@ async def _connect(socket: WebSocket, find: Find, key: str, id: str) -> None:
         call = await let_in(socket, socket.query_params.get("api_key"))
         pty = socket.app.state.ptys.find((await find(call, key)).instance.id, id)
     except (Unauthenticated, Throttled) as fault:
-        await socket.close(UNAUTHENTICATED, fault.public[:100])
+        await socket.close(UNAUTHENTICATED, _short(fault.public))
         return
     except Fault as fault:
-        await socket.close(FAILED, fault.public[:100])
+        await socket.close(FAILED, _short(fault.public))
         return
     try:
         async with Inbox(socket) as inbox:
             await _converse(socket, inbox, pty)
     except (WebSocketDisconnect, RuntimeError):  # it is there for the next one
         return
+
+
+def _short(text: str) -> str:
+    """As much of it as a close has room for, which is in bytes."""
+    return clean(text).encode()[:_REASON].decode(errors="ignore")
 
 
 async def _converse(socket: WebSocket, inbox: Inbox, pty: Pty) -> None:

@@ -268,5 +268,8 @@ async def resume(call: Caller, vm_id: str, wait: Wait = True) -> dict[str, Any]:
 async def stage_env(call: Caller, vm_id: str, body: StageEnvRequest) -> dict[str, Any]:
     """Variables for what is executed from now on; they are in the VM's memory and nowhere else."""
     vm = await vms.awake(call, await vms.find(call, vm_id, Action.INSTANCE_INTERACT))
-    await staged.put(call, vm, {one.env_name: one.value for one in body.entries})
+    try:
+        await staged.put(call, vm, {one.env_name: one.value for one in body.entries})
+    except Invalid as fault:
+        raise Invalid(fault.public.removeprefix("env: "), field="entries") from fault
     return {"vm_id": vm.id, "status": "ok", "staged": [one.env_name for one in body.entries]}
