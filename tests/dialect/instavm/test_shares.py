@@ -97,3 +97,11 @@ async def test_it_goes_when_its_vm_does(root: Caller, served: Served) -> None:
     await shares.sweep(Call(served.parts.engine, SYSTEM, served.parts.config.sandboxes()))
     assert port not in [one["port"] for one in await rules(served)]
     await root.refused(404, f"GET /v1/shares/{made['share']['share_id']}")
+
+
+async def test_one_that_is_to_be_public_is_also_where_it_was_private(root: Caller) -> None:
+    vm = await root.vm()
+    private = await root.ok(f"GET /v1/sessions/app-url/{vm['session_id']}", port=8000)
+    public = await root.ok("POST /v1/shares", {"port": 8000, "vm_id": vm["vm_id"], "is_public": True})
+    assert (public["is_public"], public["url"], "token" in public) == (True, private["url"], False)
+    assert await root.ok("POST /v1/shares", {"port": 8000, "vm_id": vm["vm_id"], "is_public": False}) == public

@@ -18,7 +18,7 @@ from polyvisor.dialects.instavm import names, vms
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.names import DIALECT
 from polyvisor.dialects.instavm.vms import Vm
-from polyvisor.model.faults import Busy, Fault, Invalid, NoCapacity, NotFound
+from polyvisor.model.faults import Busy, Fault, Forbidden, Invalid, NoCapacity, NotFound
 from polyvisor.model.foreign import Row
 from polyvisor.model.ids import ProjectId, mint
 from polyvisor.model.ingress import Guard, Rule
@@ -69,11 +69,15 @@ async def of(call: Call, vm: Vm) -> list[Share]:
 
 
 async def create(call: Call, vm: Vm, port: int, *, is_public: bool) -> Share:
-    """A share of that port; where there is one already, that, as it is. :raise Fault: nothing is made."""
+    """A share of that port; where there is one already, that, and public if it is asked to be.
+
+    Clients that want no more than its URL ask for a private one, so that does not close one that is public.
+    :raise Fault: nothing is made.
+    """
     async with vms.one_at_a_time(f"shares of {vm.instance.id}"):
         for share in await of(call, vm):
             if share.port == port:
-                return share
+                return await _changed(call, share, is_public=True) if is_public and not share.is_public else share
         share = Share(
             _PREFIX + mint(), call.principal.project, vm.instance.id, port, is_public, 0, "", secrets.token_urlsafe(32)
         )
@@ -117,16 +121,21 @@ async def _serve(call: Call, share: Share, ports: Sequence[int]) -> Share:
 async def change(call: Call, share: Share, *, is_public: bool) -> Share:
     """Public or private from now on, at the same address. :raise Fault: it is as it was."""
     async with vms.one_at_a_time(f"shares of {share.instance}"):
-        if share.is_public is is_public:
-            return share
-        await call.core.ingresses.delete(call.principal, share.ingress)
-        try:
-            changed = await _serve(call, replace(share, is_public=is_public), [share.outside])
-        except Fault:
-            share = await _serve(call, share, [share.outside])
-            await call.core.rows.save(call.principal, [share.row()], Action.INGRESS_CREATE)
-            raise
-        await call.core.rows.save(call.principal, [changed.row()], Action.INGRESS_CREATE)
+        share = await find(call, share.id, Action.INGRESS_CREATE)
+        return share if share.is_public is is_public else await _changed(call, share, is_public=is_public)
+
+
+async def _changed(call: Call, share: Share, *, is_public: bool) -> Share:
+    if not call.principal.may(Action.INGRESS_CREATE, share.project):
+        raise Forbidden("you may not change this share", subject=share.id)
+    await call.core.ingresses.delete(call.principal, share.ingress)
+    try:
+        changed = await _serve(call, replace(share, is_public=is_public), [share.outside])
+    except Fault:
+        share = await _serve(call, share, [share.outside])
+        await call.core.rows.save(call.principal, [share.row()], Action.INGRESS_CREATE)
+        raise
+    await call.core.rows.save(call.principal, [changed.row()], Action.INGRESS_CREATE)
     return changed
 
 
