@@ -15,8 +15,8 @@ from polyvisor.dialects.instavm.wire import ExecuteResponse
 from polyvisor.model.faults import Fault, NotFound, OverQuota
 from polyvisor.model.principal import Principal
 
-_KEPT = 1000  # of all callers; the oldest that are over go first
-_AT_ONCE = 200
+_KEPT, _HELD = 200, 128 * 1024 * 1024  # of a caller: how many, and characters; the oldest that are over go first
+_AT_ONCE, _OF_ONE = 200, 100  # under way: of all callers, and of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,24 @@ class Executions:
     def begin(self, principal: Principal, session: str, work: Coroutine[Any, Any, ExecuteResponse]) -> str:
         """Its id. :raise OverQuota: there are too many."""
         mine = _owner(principal)
-        if sum(not one.task.done() for one in self._all.values()) >= _AT_ONCE:
+        under_way = [one.owner for one in self._all.values() if not one.task.done()]
+        if len(under_way) >= _AT_ONCE or under_way.count(mine) >= _OF_ONE:
             work.close()
             raise OverQuota("too many executions are under way; try again later")
         id = str(uuid4())
-        self._all[id] = Execution(id, mine, session, now(), asyncio.create_task(work, name=f"execution {id}"))
-        over = [one.id for one in self._all.values() if one.task.done()]
-        for old in over[: max(0, len(self._all) - _KEPT)]:
-            del self._all[old]
+        task = asyncio.create_task(work, name=f"execution {id}")
+        self._all[id] = Execution(id, mine, session, now(), task)
+        task.add_done_callback(lambda _: self._forget(mine))
         return id
+
+    def _forget(self, owner: tuple[str, str]) -> None:
+        """Those of a caller that are over and too many, or have said too much; the latest stays in any case."""
+        over = [one for one in reversed(self._all.values()) if one.owner == owner and one.task.done()]
+        held = 0
+        for place, one in enumerate(over):
+            held += _said(one)
+            if place >= _KEPT or (place and held > _HELD):
+                del self._all[one.id]
 
     def find(self, principal: Principal, id: str) -> Execution:
         """:raise NotFound: there is none, or it is another's."""
@@ -66,6 +75,13 @@ class Executions:
             one.task.cancel()
         with contextlib.suppress(BaseException):
             await asyncio.gather(*(one.task for one in self._all.values()), return_exceptions=True)
+
+
+def _said(one: Execution) -> int:
+    if one.task.cancelled() or one.task.exception() is not None:
+        return 0
+    ran = one.task.result()
+    return len(ran.stdout) + len(ran.stderr)
 
 
 def _owner(principal: Principal) -> tuple[str, str]:
