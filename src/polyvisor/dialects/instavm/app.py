@@ -21,6 +21,7 @@ from polyvisor.dialects.instavm.builds import Builds
 from polyvisor.dialects.instavm.chores import Chores
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.executions import Executions
+from polyvisor.dialects.instavm.limits import BodyLimit
 from polyvisor.dialects.instavm.names import DIALECT
 from polyvisor.dialects.instavm.ptys import Ptys
 from polyvisor.dialects.instavm.settings import Settings
@@ -62,6 +63,7 @@ def make_app(engine: Engine, settings: Settings | None = None) -> Instavm:
     app.state.executions, app.state.ptys, app.state.builds = Executions(), Ptys(), Builds()
     engine.keeper.chores[DIALECT] = Chores(call, app.state.builds).tick
     errors.install(app)
+    app.add_middleware(BodyLimit, engine=engine)
     for router in (
         routes_vms.router, routes_sessions.router, routes_sessions.root, routes_code.router, routes_ptys.by_vm,
         routes_ptys.by_session, routes_snapshots.router, routes_shares.router, routes_egress.router,

@@ -24,7 +24,7 @@ class Call:
     settings: Settings
 
 
-def _shown(connection: HTTPConnection, key: str | None) -> Credential:
+def shown(connection: HTTPConnection, key: str | None = None) -> Credential:
     """The credential that was shown. :raise Unauthenticated: none."""
     source = source_of(connection)
     if given := connection.headers.get("x-api-key") or key:
@@ -38,7 +38,7 @@ def _shown(connection: HTTPConnection, key: str | None) -> Credential:
 async def let_in(connection: HTTPConnection, key: str | None = None) -> Call:
     """The caller. :raise Unauthenticated, Throttled:"""
     core: Engine = connection.app.state.engine
-    principal = await core.authenticate(_shown(connection, key))
+    principal = await core.authenticate(shown(connection, key))
     return Call(core, principal, connection.app.state.settings)
 
 

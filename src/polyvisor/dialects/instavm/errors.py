@@ -93,7 +93,9 @@ def _told(error: Mapping[str, Any]) -> dict[str, object]:
 async def _on_http(connection: HTTPConnection, error: Exception) -> Response:
     refusal = cast(HTTPException, error)
     if refusal.status_code == 400:  # a body that cannot even be parsed
-        return JSONResponse({"detail": [{"loc": ["body"], "msg": "JSON decode error", "type": "json_invalid"}]}, 422)
+        form = connection.headers.get("content-type", "").startswith("multipart/")
+        kind, text = ("form_invalid", str(refusal.detail)) if form else ("json_invalid", "JSON decode error")
+        return JSONResponse({"detail": [{"loc": ["body"], "msg": clean(text), "type": kind}]}, 422)
     return JSONResponse({"detail": str(refusal.detail)}, refusal.status_code, refusal.headers)
 
 

@@ -132,7 +132,10 @@ async def upload(
             yield data
 
     if recursive:
-        await guest.tar_in(path, chunks())
+        try:
+            await guest.tar_in(path, chunks())
+        except Invalid as fault:
+            raise Invalid(f"file: {fault.public.removeprefix('body: ')}", field="file") from fault
     else:
         there = await guest.stat(path, follow=True)
         if remote_path.endswith("/") or there.kind == "directory":
