@@ -65,6 +65,7 @@ async def test_a_vm_that_is_resumed_by_many_at_once_has_one_new_name(root: Calle
         root.ok(f"POST /v1/vms/{vm}/resume"), root.ok(f"POST /v1/vms/{vm.split('-')[1]}/resume", wait=False),
         root.ok("POST /execute", code), root.ok(f"PATCH /v1/vms/{vm}", {"metadata": {"a": 1}}),
     )  # fmt: skip
+    assert resumed[0]["status"] == "active"
     assert {one["vm_id"] for one in resumed[:2]} == {f"{vm}-2"}
     told = await root.became(vm, "active")
     assert (told["vm_id"], told["metadata"]) == (f"{vm}-2", {"a": 1})

@@ -103,7 +103,11 @@ async def held(call: Call, vm: str, action: Action) -> AsyncIterator[Vm]:
     """The VM while nobody else changes it, by whichever of its names. :raise NotFound:"""
     id = (await find(call, vm, action)).instance.id
     async with one_at_a_time(id):
-        yield await find(call, id, action)
+        try:
+            found = await find(call, id, action)
+        except NotFound as fault:  # whoever was before us has ended it
+            raise NotFound(f"VM {vm[:80]} not found", subject=vm[:80]) from fault
+        yield found
 
 
 async def latest(call: Call, vm: Vm) -> Vm:
@@ -277,9 +281,9 @@ async def resume(call: Call, vm: Vm, *, wait: bool = True) -> Vm:
         if face(vm.instance) is Face.SUSPENDING:
             await call.core.instances.wait(call.principal, vm.instance.id, lambda i: i.operation is None, PATIENCE)
             vm = await latest(call, vm)
-        if face(vm.instance) is Face.RUNNING:
+        if vm.word == ACTIVE:
             return vm
-        goes_on = face(vm.instance) is Face.RESUMING
+        goes_on = face(vm.instance) in (Face.RESUMING, Face.RUNNING)
         asked = await call.core.power.resume(call.principal, vm.instance.id)
         record = vm.record if goes_on else await _renamed(call, vm)
     instance = await call.core.instances.settle(asked, Until.READY if wait else Until.ACCEPTED, PATIENCE)
