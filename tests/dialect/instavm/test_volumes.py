@@ -119,3 +119,12 @@ async def test_a_change_of_name_and_room_is_all_or_nothing(root: Caller) -> None
     assert await root.ok(f"GET /v1/volumes/{volume['id']}") == volume
     changed = await root.ok(line, {"name": "both", "quota_bytes": 128 << 20})
     assert (changed["name"], changed["quota_bytes"]) == ("both", 128 << 20)
+
+
+async def test_a_checkpoint_is_no_volume_of_its_own(root: Caller) -> None:
+    volume = (await root.ok("POST /v1/volumes", {"name": fresh("v"), "quota_bytes": 64 << 20}))["id"]
+    point = await root.ok(f"POST /v1/volumes/{volume}/checkpoints", {"name": "c"})
+    copy = point["id"].replace("ckpt_", "vol_")
+    for line in (f"GET /v1/volumes/{copy}", f"DELETE /v1/volumes/{copy}"):
+        await root.refused(404, line)
+    assert await root.ok(f"GET /v1/volumes/{volume}/checkpoints") == [point]

@@ -59,6 +59,10 @@ async def find(call: Call, key: str, action: Action = Action.VOLUME_VIEW) -> Vol
         raise missing from fault
     if found.kind != DATA or not call.principal.may(action, found.project):
         raise missing
+    if any(
+        row.name == found.id for row in await call.core.rows.of(DIALECT, [CHECKPOINT])
+    ):  # that has routes of its own
+        raise missing
     return found
 
 
