@@ -10,6 +10,7 @@ from polyvisor.access.credentials import Doorkeeper
 from polyvisor.engine.appliances import AppliancesEngine
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
 from polyvisor.engine.code import CodeEngine
+from polyvisor.engine.courier import CourierEngine
 from polyvisor.engine.derived import DerivedEngine
 from polyvisor.engine.egress import EgressEngine
 from polyvisor.engine.endings import EndingsEngine
@@ -56,6 +57,7 @@ from polyvisor.model.ingress import TlsPolicy
 from polyvisor.model.network import Network
 from polyvisor.model.principal import Bearer, Credential, Principal
 from polyvisor.model.reclaim import Policy
+from polyvisor.ports.courier import Courier
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store
 
@@ -75,6 +77,7 @@ class Engine:
         reclaim: Policy | None = None,
         secret: str = "",
         tls: TlsPolicy | None = None,
+        courier: Courier | None = None,
     ) -> None:
         self.clock = clock
         self.ends: list[Callable[[], Awaitable[None]]] = []  # of what dialects have under way, when the server goes
@@ -97,7 +100,7 @@ class Engine:
         self.files = FilesEngine(store, host, self.instances, self.streams, self.volumes)
         self.screens = ScreensEngine(host, self.instances)
         self.terminals = TerminalsEngine(self.streams, self.instances)
-        self.events = EventsEngine(store)
+        self.events, self.courier = EventsEngine(store), CourierEngine(store, courier)
         self.hosts = HostsEngine(store, host)
         self.foreigners, self.rows = ForeignersEngine(store), RowsEngine(store)
         self.snapshots = SnapshotsEngine(store, host, clock, self.instances, packing)

@@ -255,7 +255,9 @@ class Config:
                 raise Invalid(f"variants.{name}.image: must name an image", field=f"variants.{name}.image")
         anywhere = ipaddress.ip_address(self.ingress.settings().listen).is_unspecified
         host = self.instavm.share_host or ("" if anywhere else self.ingress.listen)
-        return Sandboxes(images, int(longest), self.instavm.ssh_host, host, self.instavm.ports())
+        return Sandboxes(
+            images, int(longest), self.instavm.ssh_host, host, self.instavm.ports(), self.instavm.webhooks_private
+        )
 
     @property
     def data(self) -> Path:
@@ -376,6 +378,8 @@ def _section(section: T, values: Mapping[str, Any], name: str) -> T:
             raise Invalid(f"{name}.{key}: there is no such setting", field=f"{name}.{key}")
         if known[key] is int and isinstance(value, str) and value.isdigit():  # a variable is a text
             found[key] = int(value)
+        elif known[key] is bool and value in ("true", "false"):
+            found[key] = value == "true"
         elif not isinstance(value, known[key]):
             raise Invalid(f"{name}.{key}: must be {known[key].__name__}", field=f"{name}.{key}")
     return replace(section, **found)  # type: ignore[type-var]  # a dataclass of ours

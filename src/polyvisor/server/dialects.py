@@ -34,13 +34,15 @@ class VelocityConfig:
 class InstavmConfig:
     """`image` is what VMs are made of that name no `image_variant`, `max_lifetime` the longest that one may be asked to
     live (0: no limit), `ssh_host` where clients are told to find the SSH gateway, `share_host` where shares are told to
-    be (empty: `ingress.listen`), each at one of `share_ports`."""
+    be (empty: `ingress.listen`), each at one of `share_ports`. `webhooks_private`: webhooks may lead to addresses that
+    only this host or its neighbours can reach."""
 
     image: str = STANDARD
     max_lifetime: str = "7d"
     ssh_host: str = ""
     share_host: str = ""
     share_ports: str = "20000-29999"
+    webhooks_private: bool = False
 
     def ports(self) -> tuple[int, int]:
         """The first and the last port of shares. :raise Invalid:"""

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from polyvisor.engine import Engine
 from polyvisor.host.boot import BootFiles
+from polyvisor.host.courier import HttpCourier
 from polyvisor.host.hypervisor.fake.driver import FakeHypervisor
 from polyvisor.host.hypervisor.fake.host import FakeBoot, FakeImages, FakeStorage
 from polyvisor.host.hypervisor.fake.proxy import FakeProxy
@@ -114,6 +115,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             config.memory.reclaim(),
             facts["jwt_secret"],
             config.ingress.tls(),
+            HttpCourier(),
         )
         reconciler = Reconciler(store, host, utc_now)
         await reconciler.start()

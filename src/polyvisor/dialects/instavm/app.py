@@ -16,9 +16,11 @@ from polyvisor.dialects.instavm import (
     routes_snapshots,
     routes_vms,
     routes_volumes,
+    routes_webhooks,
 )
 from polyvisor.dialects.instavm.builds import Builds
 from polyvisor.dialects.instavm.chores import Chores
+from polyvisor.dialects.instavm.dispatch import Dispatcher
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.executions import Executions
 from polyvisor.dialects.instavm.limits import BodyLimit
@@ -62,12 +64,14 @@ def make_app(engine: Engine, settings: Settings | None = None) -> Instavm:
     call = Call(engine, SYSTEM, app.state.settings)
     app.state.executions, app.state.ptys, app.state.builds = Executions(), Ptys(), Builds()
     engine.keeper.chores[DIALECT] = Chores(call, app.state.builds).tick
+    app.state.dispatcher = Dispatcher(call)
+    engine.keeper.chores[f"{DIALECT} webhooks"] = app.state.dispatcher.run
     errors.install(app)
     app.add_middleware(BodyLimit, engine=engine)
     for router in (
         routes_vms.router, routes_sessions.router, routes_sessions.root, routes_code.router, routes_ptys.by_vm,
         routes_ptys.by_session, routes_snapshots.router, routes_shares.router, routes_egress.router,
-        routes_volumes.router, routes_platform.router, routes_platform.absent,
+        routes_volumes.router, routes_webhooks.router, routes_platform.router, routes_platform.absent,
     ):  # fmt: skip
         app.include_router(router)
     whole = Instavm(app)

@@ -255,6 +255,7 @@ ABSENT = {
     "/v1/browser": "browser sessions", "/v1/computeruse": "computer use", "/v1/tapes": "tapes",
     "/v1/recordings": "recordings", "/v1/templates": "templates", "/v1/credits": "credits",
     "/v1/users/me/usage-breakdown": "usage in dollars", "/api/cli-auth": "login by browser",
+    "/v1/webhooks/resend": "resend of many webhooks at once",
 }  # fmt: skip
 """What upstream has and a self-hosted server has not; each is said so (NOTES.md)."""
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]

@@ -231,3 +231,29 @@ class PtySize(BaseModel):
 
     cols: Annotated[int, Field(ge=1, le=1000)]
     rows: Annotated[int, Field(ge=1, le=1000)]
+
+
+Patterns = Annotated[list[Annotated[Text, StringConstraints(max_length=100)]], Field(min_length=1, max_length=32)]
+Address = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", min_length=1, max_length=2048)]
+Words = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=500)]
+
+
+class WebhookBody(BaseModel):
+    """`POST /v1/webhooks/endpoints`; without patterns all events."""
+
+    url: Address
+    description: Words | None = None
+    event_patterns: Patterns | None = None
+    timeout_seconds: Annotated[int, Field(ge=1, le=30)] = 10
+    max_retries: Annotated[int, Field(ge=0, le=10)] = 5
+
+
+class WebhookUpdate(BaseModel):
+    """`PATCH /v1/webhooks/endpoints/{id}`; what is left out stays."""
+
+    url: Address | None = None
+    description: Words | None = None
+    event_patterns: Patterns | None = None
+    timeout_seconds: Annotated[int, Field(ge=1, le=30)] | None = None
+    max_retries: Annotated[int, Field(ge=0, le=10)] | None = None
+    enabled: bool | None = None
