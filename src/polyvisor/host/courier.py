@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
+import socket
 import ssl
 from collections.abc import Sequence
 
@@ -17,6 +19,7 @@ from polyvisor.host.images.addresses import addresses, public_addresses
 from polyvisor.model.faults import Invalid
 from polyvisor.model.letter import Letter, Receipt
 
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request, with a URL that may hold a secret
 _LONGEST = 2048
 _PORTS = {"http": 80, "https": 443}
 _TRIES = 3  # of the addresses of one name
@@ -86,10 +89,22 @@ async def _judged(url: httpx.URL, *, private: bool) -> Sequence[str]:
     """
     look = addresses if private else public_addresses
     found = await look(_host(url), url.port or _PORTS[url.scheme])
-    if not found:
+    if not found or (not private and any(map(is_ours, found))):
         kind = "an address" if private else "public addresses alone"
         raise Invalid(f"url: its host must stand for {kind}", field="url")
     return found[:_TRIES]
+
+
+def is_ours(address: str) -> bool:
+    """Whether it is this host's: what listens there may be closed to the world, and open to who comes from here. The
+    kernel says so without a word to anybody: the way to an address of ours begins at it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((address, 9))
+        except OSError:
+            return False
+        return str(sock.getsockname()[0]) == address
 
 
 def _host(url: httpx.URL) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from instavm import InstaVM
 from instavm.webhooks import WebhookVerificationError
 
-from dialect.instavm.conftest import Caller, Json, Served
+from dialect.instavm.conftest import Caller, Json, Served, fresh
 from dialect.instavm.receiver import Receiver, receiving
 from dialect.served import serving
 from polyvisor.dialects.instavm import hooks
@@ -210,6 +212,42 @@ async def test_a_tenant_hears_of_its_own(here: Caller, other: Caller, receiver: 
         await other.refused(404, path, {} if path.startswith("PATCH") else None)
     for caller, id in ((here, above["id"]), (here, mine["id"])):
         await caller.ok(f"DELETE /v1/webhooks/endpoints/{id}")
+
+
+async def test_by_upstreams_client(near: Served, here: Caller, receiver: Receiver) -> None:
+    client = await asyncio.to_thread(InstaVM, near.key, base_url=near.url)
+    hooks = client.webhooks
+    made = await asyncio.to_thread(hooks.create_endpoint, receiver.url, "mine", ["vm.*"], 5, 2)
+    id = made["id"]
+    assert (made["timeout_seconds"], made["max_retries"], made["status"]) == (5, 2, "active")
+    assert [one["id"] for one in await asyncio.to_thread(hooks.list_endpoints) if one["id"] == id] == [id]
+    assert (await asyncio.to_thread(hooks.update_endpoint, id, description="ours"))["description"] == "ours"
+    assert (await asyncio.to_thread(hooks.verify_endpoint, id))["status"] == "verified"
+    sent = await asyncio.to_thread(hooks.send_test_event, id)
+    (told,) = await settled(here, id, 1)
+    assert (await asyncio.to_thread(hooks.list_deliveries, id, "delivered"))["items"] == [told]
+    assert (await asyncio.to_thread(hooks.replay_delivery, sent["id"]))["replay_of"] == told["id"]
+    secret = (await asyncio.to_thread(hooks.rotate_secret, id))["secret"]
+    assert secret not in (made["secret"], "")
+    assert (await asyncio.to_thread(hooks.delete_endpoint, id))["status"] == "deleted"
+    left = (await here.ok("GET /v1/webhooks/deliveries"))["items"]
+    assert id not in {one["endpoint_id"] for one in left}
+
+
+async def test_who_only_looks_changes_nothing(near: Served, here: Caller, receiver: Receiver) -> None:
+    made = await hook(here, receiver)
+    body = {"name": fresh("viewer"), "scopes": ["event.view", "instance.view"]}
+    answer = await near.http.post("/api/v1/keys", json=body)
+    assert answer.status_code == 201, answer.text
+    viewer = Caller(here.http, answer.json()["key"])
+    assert made["id"] in {one["id"] for one in await viewer.ok("GET /v1/webhooks/endpoints")}
+    path = f"/v1/webhooks/endpoints/{made['id']}"
+    await viewer.refused(403, "POST /v1/webhooks/endpoints", {"url": receiver.url})
+    await viewer.refused(403, f"PATCH {path}", {"url": receiver.url})
+    for line in (f"DELETE {path}", f"POST {path}/rotate-secret", f"POST {path}/test", f"POST {path}/verify"):
+        await viewer.refused(403, line)
+    assert receiver.got == []
+    await here.ok(f"DELETE {path}")
 
 
 async def test_there_are_so_many_in_a_project(near: Served, here: Caller, receiver: Receiver) -> None:

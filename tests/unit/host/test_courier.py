@@ -53,6 +53,15 @@ async def test_one_address_that_is_not_public_is_enough(monkeypatch: pytest.Monk
     assert "public" in (await HttpCourier().post(letter("http://hook.test/"), private=False)).error
 
 
+async def test_nor_is_an_address_of_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert courier.is_ours("127.0.0.1")
+    assert not courier.is_ours("192.0.2.1")
+    stand(monkeypatch, ["1.1.1.1"])
+    monkeypatch.setattr(courier, "is_ours", lambda address: address == "1.1.1.1")
+    with pytest.raises(Invalid, match="public addresses alone"):
+        await HttpCourier().check("https://hook.test/", private=False)
+
+
 async def test_the_address_that_was_judged_is_the_one_that_is_gone_to(
     monkeypatch: pytest.MonkeyPatch, receiver: Receiver
 ) -> None:

@@ -88,7 +88,11 @@ class Dispatcher:
             log.exception("webhooks stumbled; they go on")
 
     async def _round(self) -> None:
-        """Make deliveries of what has happened, and send what is due."""
+        """Make deliveries of what has happened, send what is due, forget what is old."""
+        now = vms.now()
+        if now - self._pruned >= _PRUNE_EVERY:
+            self._pruned = now
+            await hooks.forget(self._call, _KEPT, now - _KEPT_FOR)
         there = {one.id: one for one in await hooks.endpoints(self._call) if one.enabled}
         self._tasks = {id: task for id, task in self._tasks.items() if not task.done()}
         self._read = {id: seq for id, seq in self._read.items() if id in there}
@@ -98,9 +102,6 @@ class Dispatcher:
         now = vms.now()
         for id in {one.endpoint for one in waiting if one.due <= now} - self._tasks.keys():
             self._tasks[id] = asyncio.create_task(self._serve(id), name=f"webhooks of {id}")
-        if now - self._pruned >= _PRUNE_EVERY:
-            self._pruned = now
-            await self._prune(list(there))
 
     # -- making ------------------------------------------------------------------------------------------------------
 
@@ -184,15 +185,3 @@ class Dispatcher:
         data = {"endpoint_id": endpoint.id, "challenge": secrets.token_urlsafe(16)}
         id = f"evt_{secrets.token_hex(8)}"
         return await self.send(endpoint, happenings.body(id, happenings.CHALLENGE, vms.stamp(vms.now()), data))
-
-    # -- forgetting --------------------------------------------------------------------------------------------------
-
-    async def _prune(self, ids: Sequence[str]) -> None:
-        """What is old, and what is more than anybody looks at; and what a deletion left."""
-        before, counts, gone = vms.now() - _KEPT_FOR, dict.fromkeys(ids, 0), []
-        for one in await hooks.settled(self._call, ids):
-            counts[one.endpoint] += 1
-            if counts[one.endpoint] > _KEPT or one.created < before:
-                gone.append(one.row())
-        if gone:
-            await self._call.core.courier.forget(gone)

@@ -168,9 +168,9 @@ async def skip(call: Call, endpoint: Endpoint) -> None:
 async def remove(call: Call, endpoint: Endpoint) -> None:
     """With its deliveries."""
     require(call, endpoint.project)
-    gone = await call.core.rows.of(DIALECT, [CURSOR, DELIVERY], [endpoint.id, f"{_DUE}{endpoint.id}"])
-    await call.core.rows.remove(call.principal, [endpoint.row()], Action.INSTANCE_CREATE)
-    await call.core.courier.forget(gone)
+    cursors = await call.core.rows.of(DIALECT, [CURSOR], [endpoint.id])
+    await call.core.rows.remove(call.principal, [endpoint.row(), *cursors], Action.INSTANCE_CREATE)
+    await call.core.courier.forget([one.row() for one in await deliveries(call, [endpoint.id])])
 
 
 def _cursor(endpoint: Endpoint, seq: int) -> Row:
@@ -218,9 +218,20 @@ async def deliveries(call: Call, ids: Collection[str]) -> list[Delivery]:
     return [_delivery(row) for row in reversed(rows)]
 
 
-async def settled(call: Call, ids: Collection[str]) -> list[Delivery]:
-    """Likewise, without those that wait."""
-    return [_delivery(row) for row in reversed(await call.core.rows.of(DIALECT, [DELIVERY], list(ids)))]
+async def forget(call: Call, most: int, before: datetime) -> None:
+    """What is older, and what is more than that of one endpoint, if it does not wait; and what nobody has any more."""
+    rows = await call.core.rows.of(DIALECT, [DELIVERY])
+    counts = {one.id: 0 for one in await endpoints(call)}  # after the deliveries: one of those may be of a new one
+    gone: list[Row] = []
+    for one in map(_delivery, reversed(rows)):
+        if one.endpoint not in counts:
+            gone.append(one.row())
+        elif one.state is not State.PENDING:
+            counts[one.endpoint] += 1
+            if counts[one.endpoint] > most or one.created < before:
+                gone.append(one.row())
+    if gone:
+        await call.core.courier.forget(gone)
 
 
 # -- showing -----------------------------------------------------------------------------------------------------------
