@@ -35,7 +35,9 @@ def server(base: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     folder = tmp_path_factory.mktemp("instavm")
     share(base.data, folder / "data")
     settings = folder / "settings.toml"
-    settings.write_text('[instavm]\nimage = "python"\n[variants.tiny]\nimage = "busybox"\n[variants.nix-dev]\nimage = "busybox"\n')
+    settings.write_text(
+        '[instavm]\nimage = "python"\n[variants.tiny]\nimage = "busybox"\n[variants.nix-dev]\nimage = "busybox"\n'
+    )
     server = Server(folder / "data", "--config", str(settings)).start()
     with python_on(server, folder) as name:
         server.stop()
@@ -237,7 +239,7 @@ def test_the_command_line(server: Server, tmp_path: Path) -> None:
         return json.loads(done.stdout) if "-j" in words and code == 0 else done.stdout
 
     assert "SSH Keys (0)" in cli("whoami")
-    made = cli("create", "-j", "--memory", "128", "--vcpu", "1", "--image-variant", "nix-dev")  # it lets nobody name another
+    made = cli("create", "-j", "--memory", "128", "--vcpu", "1", "--image-variant", "nix-dev")
     assert made["vm_id"] in json.dumps(cli("ls", "-j"))
     cli("rm", made["vm_id"])
     assert made["vm_id"] not in json.dumps(cli("ls", "-j"))

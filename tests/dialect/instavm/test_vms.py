@@ -180,13 +180,16 @@ async def test_it_is_changed(root: Caller, served: Served) -> None:
     assert (kept["status"], kept["type"]) == ("ready", "user")
 
 
-async def test_a_lifetime_counts_from_the_spawn(root: Caller, served: Served) -> None:
-    made = await root.vm(vm_lifetime_seconds=1)
+async def test_the_end_of_a_lifetime(root: Caller) -> None:
+    made = await root.vm()
+    await root.ok(f"PATCH /v1/vms/{made['vm_id']}", {"vm_lifetime_seconds": 1})
     found = await root.became(made["vm_id"], "terminated")
     assert found["session_id"] == made["session_id"]
-    kept = await root.vm(vm_lifetime_seconds=1, auto_suspend=True)
+    kept = await root.vm(auto_suspend=True)
+    await root.ok(f"PATCH /v1/vms/{kept['vm_id']}", {"vm_lifetime_seconds": 1})
     await root.became(kept["vm_id"], "suspended")
     await root.until(lambda: root.ok(f"GET /v1/vms/{kept['vm_id']}"), lambda told: told["expires_at"] is None)
+    await root.ok(f"PATCH /v1/vms/{kept['vm_id']}", {"vm_lifetime_seconds": 8})
     again = await root.ok(f"POST /v1/vms/{kept['vm_id']}/resume")
     assert again["status"] == "active"
     assert await root.became(again["vm_id"], "suspended")  # its whole lifetime once more
