@@ -48,6 +48,14 @@ class Receiver:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, one request."""
+        try:
+            await self._answer(reader, writer)
+        except (asyncio.IncompleteReadError, OSError):
+            pass  # who asks has gone
+        finally:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *lines = head.strip().split("\r\n")
         headers = {name.strip(): value.strip() for name, _, value in (one.partition(":") for one in lines)}
@@ -58,7 +66,6 @@ class Receiver:
         more = f"Location: {self.url}\r\n" if status // 100 == 3 else ""
         writer.write(f"HTTP/1.1 {status} X\r\n{more}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
-        writer.close()
 
 
 @asynccontextmanager

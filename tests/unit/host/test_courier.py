@@ -90,11 +90,20 @@ async def test_what_goes_wrong_is_told(monkeypatch: pytest.MonkeyPatch, receiver
         assert (receipt.status, receipt.taken) == (status, False)
     assert len(receiver.got) == 2  # a redirect leads nowhere
     assert (await sender.post(letter(receiver.url.replace("127.0.0.1", "127.0.0.2")), private=True)).error
-    silent = await asyncio.start_server(lambda *_: asyncio.sleep(0), "127.0.0.1", 0)
-    async with silent:
+
+    gone = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the other side hangs up
+        writer.close()
+        await writer.wait_closed()
+        gone.set()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
         receipt = await sender.post(letter(f"http://127.0.0.1:{port}/", 0.2), private=True)
-    assert (receipt.status, receipt.error) == (None, "no answer within 0.2 s")
+        assert (receipt.status, receipt.error) == (None, "no answer within 0.2 s")
+        await gone.wait()
 
 
 async def test_a_certificate_is_of_the_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
