@@ -25,7 +25,7 @@ from polyvisor.model.principal import SYSTEM
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NAMES = [kind.__name__.lower() for kind in APIS]
 LIMIT = 30.0
-OPERATIONS = int(os.environ.get("MATRIX_OPERATIONS", "1200"))
+OPERATIONS = int(os.environ.get("MATRIX_OPERATIONS", "600"))
 ROUNDS = 12
 MOST = 14
 
