@@ -49,6 +49,7 @@ class Switchboard(UserNetwork):
     """User mode that remembers who is plugged in, as a bridge would. It outlives its manager."""
 
     def __init__(self, plugged: set[InstanceId]) -> None:
+        super().__init__(real=False)
         self.plugged = plugged
 
     async def plug(self, blueprint: Blueprint) -> None:

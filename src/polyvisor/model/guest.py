@@ -33,7 +33,7 @@ class Exit:
     code: int | None = None
     signal: int | None = None
     timed_out: bool = False
-    cpu: Seconds | None = None
+    cpu: Seconds | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
