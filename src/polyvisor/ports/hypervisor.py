@@ -202,6 +202,9 @@ class LiveVm(Protocol):
     async def memory(self) -> int:
         """The bytes that the guest has now, without those it gave up. :raise Unsupported: it has no balloon."""
 
+    def ram(self) -> Path | None:
+        """Where the memory that it has open by a descriptor can be opened while it runs; None: it has none."""
+
     async def disk_counts(self) -> Mapping[str, DiskCounts]:
         """What its disks have done since the process began, by their serials."""
 

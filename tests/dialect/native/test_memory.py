@@ -31,6 +31,18 @@ async def test_standby_and_restore(served: Served, http: httpx.AsyncClient) -> N
     assert (missing.status_code, missing.json()["kind"]) == (404, "NotFound")
 
 
+async def test_standby_where_files_of_ram_have_no_room(
+    served: Served, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polyvisor.host.memory.files._SPARE", 1 << 60)
+    vm = await served.make()
+    path = f"/api/v1/instances/{vm['id']}"
+    asleep = await http.post(f"{path}/standby", params={"wait": "launched"})
+    assert (asleep.status_code, asleep.json()["state"]) == (200, "suspended"), asleep.text
+    awake = await http.post(f"{path}/restore", params={"wait": "ready"})
+    assert (awake.json()["state"], awake.json()["ready"]) == ("running", True)
+
+
 async def test_compression_is_a_policy_and_said_each_time(served: Served, http: httpx.AsyncClient) -> None:
     vm = await served.make(compression="zstd", compression_delay="5m")
     assert (vm["compression"], vm["compression_delay"]) == ("zstd:1", 300.0)

@@ -19,6 +19,7 @@ from polyvisor.host.memory.packed import SUFFIXES, unpack
 from polyvisor.host.paths import MEMFD_NAME
 from polyvisor.host.sparse import copy_data, data_runs
 from polyvisor.model.faults import Unavailable
+from polyvisor.ports.hypervisor import LiveVm
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _PIECE = 8 * 1024 * 1024
@@ -30,15 +31,6 @@ def empty(size: int) -> int:
     fd = os.memfd_create(MEMFD_NAME, os.MFD_CLOEXEC)
     os.truncate(fd, size)
     return fd
-
-
-def held_by(pid: int) -> Path | None:
-    """Where the memory that a process has open can be opened; None: it has none."""
-    with contextlib.suppress(OSError):  # it may end meanwhile
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            if f"memfd:{MEMFD_NAME}" in str(link.readlink()):
-                return link
-    return None
 
 
 class Draft:
@@ -112,12 +104,12 @@ class Bases:
                 self._fds[image] = _load(file)
             return self._fds[image]
 
-    def recover(self, image: str, pid: int) -> None:
-        """After a restart of ours: a process that maps the image still has it. Nothing if it does not."""
+    def recover(self, image: str, vm: LiveVm) -> None:
+        """After a restart of ours: a machine that maps the image still has it. Nothing if it does not."""
         if image in self._fds:
             return
-        link = held_by(pid)
-        with contextlib.suppress(OSError):  # as above
+        link = vm.ram()
+        with contextlib.suppress(OSError):  # it may end meanwhile
             if link is not None:
                 self._fds[image] = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from polyvisor.host.durable import full, sync
-from polyvisor.host.memory.bases import Bases, Draft, empty, held_by
+from polyvisor.host.memory.bases import Bases, Draft, empty
 from polyvisor.host.memory.fits import facts_of, require_fit, volumes_of, words_of
 from polyvisor.host.memory.images import Facts, MemoryImages
 from polyvisor.host.memory.packing import Packer, assemble
@@ -172,7 +172,7 @@ class MemoryFiles:
                 if draft is not None:
                     await asyncio.to_thread(draft.copy)
                 if base:
-                    await self._keep_base(base, vm) if keep else self._bases.recover(base, vm.record.pid)
+                    await self._keep_base(base, vm) if keep else self._bases.recover(base, vm)
                 await vm.pause()
                 pages = asyncio.to_thread(draft.copy) if draft is not None else self._dump(image, blueprint, vm)
                 try:
@@ -225,7 +225,7 @@ class MemoryFiles:
 
     def _own(self, id: InstanceId, vm: LiveVm) -> Path:
         """The file that is the RAM of a machine which started cold. :raise Unsupported: none is."""
-        file = self._live(id) if self._live(id).exists() else held_by(vm.record.pid)
+        file = self._live(id) if self._live(id).exists() else vm.ram()
         if file is None:
             raise Unsupported(_NO_FILE)
         return file
@@ -241,7 +241,7 @@ class MemoryFiles:
     async def _keep_base(self, base: str, vm: LiveVm) -> None:
         """What is to be written upon it must find it there, also when no process maps it any more."""
         if not self._images.is_there(base):
-            self._bases.recover(base, vm.record.pid)
+            self._bases.recover(base, vm)
             await asyncio.to_thread(self._bases.write, base, self._images.on_disk(base))
 
     # -- going on from an image --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ class FakeVm:
         self._guest = FakeGuest(machine.blueprint.spec.hostname or machine.blueprint.name, self._run)
         self._over = asyncio.Event()
         self._workload: FakeWorkload | None = None
+        self._ram: int | None = None
         if self._state() in (Sight.ENDED, Sight.GONE):
             self._over.set()
 
@@ -96,6 +98,9 @@ class FakeVm:
     def start(self) -> None:
         """The machine comes into being."""
         self._over.clear()
+        memory = self._machine.memory
+        if memory is not None and isinstance(memory.file, int):
+            self._ram = os.dup(memory.file)
         self._write(Sight.RUNNING, [disk.serial for disk in self._machine.disks], written={})
         self._begin()
 
@@ -189,6 +194,10 @@ class FakeVm:
         """See LiveVm."""
         await self._heard("memory")
         return int(self._facts().get("memory", self._machine.blueprint.spec.memory))
+
+    def ram(self) -> Path | None:
+        """See LiveVm. A machine that is adopted has none."""
+        return None if self._ram is None else Path(f"/proc/self/fd/{self._ram}")
 
     async def disk_counts(self) -> Mapping[str, DiskCounts]:
         """See LiveVm. Nobody reads or writes: only that there are disks is true."""
@@ -292,6 +301,9 @@ class FakeVm:
 
     async def close(self) -> None:
         """See LiveVm."""
+        if self._ram is not None:
+            os.close(self._ram)
+            self._ram = None
         if self._workload is not None:
             await self._workload.close()
         await self._guest.close()

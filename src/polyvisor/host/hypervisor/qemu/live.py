@@ -230,6 +230,10 @@ class QemuVm:
                 raise
             raise Unsupported(_NO_BALLOON, private=error.private) from error
 
+    def ram(self) -> Path | None:
+        """See LiveVm."""
+        return ram.held_by(self.record.pid)
+
     async def disk_counts(self) -> Mapping[str, DiskCounts]:
         """See LiveVm."""
         return disk_counts(await self._ask("query-blockstats"))

@@ -6,6 +6,7 @@ copies from pages of the file, so what a machine has become since is known witho
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -51,6 +52,15 @@ def regions(pid: int) -> list[Region]:
     if not found:
         raise Unsupported("the machine's memory is not backed by a file")
     return found
+
+
+def held_by(pid: int) -> Path | None:
+    """Where the memory that a process has open can be opened; None: it has none."""
+    with contextlib.suppress(OSError):  # it may end meanwhile
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            if f"memfd:{MEMFD_NAME}" in str(link.readlink()):
+                return link
+    return None
 
 
 def own_runs(pid: int) -> Iterator[tuple[int, int, int]]:
