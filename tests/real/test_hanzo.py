@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from polyvisor.client import Client
-from real.guests import lasting, sh
+from real.guests import Guests, lasting, sh
 from real.screens import keep
 from real.visors import Visor, browser
 from serving import Server
@@ -107,3 +109,33 @@ async def test_volumes_are_mounted_grown_and_kept(client: Client, visor: Visor, 
     finally:
         for name in ("h-data", "h-raw"):
             visor.ok("DELETE volume.remove", 204, volumeId=made[name])
+
+
+GIBIBYTE = 1024**3
+PIECE = 16 * 1024**2
+
+
+@pytest.mark.timeout(900)
+async def test_a_gibibyte_goes_on_to_another_machine(client: Client, visor: Visor, guests: Guests) -> None:
+    """Written, detached, its machine destroyed, attached to another one: the same bytes."""
+    first, second = await guests.boot(), await guests.boot()
+    where = {"organizationId": visor.organization, "region": "us-east"}
+    volume = visor.ok("POST volume.create", 201, name="h-gibibyte", sizeGb=10, **where)["id"]
+    place = {"volumeId": volume, "mountPath": "/data"}
+    piece = random.randbytes(PIECE)  # an emulated machine takes minutes to make a gibibyte of them
+    expected = hashlib.md5(usedforsecurity=False)
+    for number in range(GIBIBYTE // PIECE):
+        expected.update(b"%08d" % number + piece[8:])
+    try:
+        visor.ok("POST vm.attachVolume", vmId=f"vm_{first.id}", **place)
+        each = "printf %08d $number; cat /dev/shm/piece"
+        loop = f"number=0; while [ $number -lt {GIBIBYTE // PIECE} ]; do {each}; number=$((number + 1)); done > /data/file"
+        put = "mkdir -p /dev/shm; tail -c +9 > /dev/shm/piece"
+        await sh(client, first.id, f"{put}; {loop}", stdin=piece)
+        visor.ok("POST vm.detachVolume", vmId=f"vm_{first.id}", volumeId=volume)
+        visor.ok("DELETE vm.destroy", 204, vmId=f"vm_{first.id}")
+        visor.ok("POST vm.attachVolume", vmId=f"vm_{second.id}", **place)
+        assert (await sh(client, second.id, "md5sum < /data/file")).split()[0] == expected.hexdigest()
+    finally:
+        await guests.discard()
+        visor.ok("DELETE volume.remove", 204, volumeId=volume)
