@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
 from polyvisor.client import Client
 from polyvisor.wire.native import (
@@ -173,7 +174,15 @@ def test_vergeos_gives_it_first_boot_files_and_powers_it(
     assert sector(marks, 1) == second  # nobody asked it
 
 
+def typed(terminal: str, line: str) -> str:
+    """What a terminal says to that line, until its shell is gone."""
+    with connect(terminal, proxy=None, open_timeout=60) as socket:
+        socket.send(line)
+        return b"".join(piece for piece in socket if isinstance(piece, bytes)).decode()
+
+
 @pytest.mark.lengthy
+@pytest.mark.timeout(2400)
 async def test_hanzo_launches_it_with_keys_and_data(
     base: Server, client: Client, guests: Guests, debian: str, key: Path, tmp_path: Path
 ) -> None:
@@ -211,8 +220,12 @@ async def test_hanzo_launches_it_with_keys_and_data(
         assert (first["ip"], first["sshPort"]) == ("127.0.0.1", native.ports[0].host)
         for one in (key, other):
             assert await ssh(native, one, "root", "id -un") == "root"
+        assert vm in [one["id"] for one in await ask("GET vm.all", organizationId=visor.organization)]
+        terminal = (await ask("GET vm.terminal", vmId=vm))["url"]
+        assert "\nroot of Debian\r\n" in await asyncio.to_thread(typed, terminal, "echo $(id -un) of Debian; exit\n")
         # a volume, over a restart and a stop
         assert (await ask("POST vm.attachVolume", mountPath="/mnt/data", **place))["mounted"] is True
+        assert [one["id"] for one in await ask("GET vm.volumes", vmId=vm)] == [volume]
         made = await sh(client, ours, "head -c 3000000 /dev/urandom > /mnt/data/file; sha256sum < /mnt/data/file")
         assert "nofail" in await sh(client, ours, "grep ' /mnt/data ' /etc/fstab")
         await ask("POST vm.restart", vmId=vm)

@@ -129,7 +129,9 @@ async def test_a_gibibyte_goes_on_to_another_machine(client: Client, visor: Viso
     try:
         visor.ok("POST vm.attachVolume", vmId=f"vm_{first.id}", **place)
         each = "printf %08d $number; cat /dev/shm/piece"
-        loop = f"number=0; while [ $number -lt {GIBIBYTE // PIECE} ]; do {each}; number=$((number + 1)); done > /data/file"
+        loop = (
+            f"number=0; while [ $number -lt {GIBIBYTE // PIECE} ]; do {each}; number=$((number + 1)); done > /data/file"
+        )
         put = "mkdir -p /dev/shm; tail -c +9 > /dev/shm/piece"
         await sh(client, first.id, f"{put}; {loop}", stdin=piece)
         visor.ok("POST vm.detachVolume", vmId=f"vm_{first.id}", volumeId=volume)
