@@ -211,7 +211,7 @@ async def test_no_room_to_unpack_leaves_it_in_standby(world: World, monkeypatch:
         assert (await world.ask(world.engine.power.resume(ROOT, id))).outcome is Outcome.FAILED
     await world.check(id)
     with monkeypatch.context() as patched:  # nor in RAM: then it is unpacked on the disk, and mapped from there
-        patched.setattr(world.host._memory_files, "_room_for", lambda size: False)
+        patched.setattr(world.host._memory_files._ram, "have_room_for", lambda size: False)
         assert (await world.ask(world.engine.power.resume(ROOT, id))).outcome is Outcome.DONE
     plain = world.paths.memory / world.host._memory_files._records.of(id).base / "pages.ram"
     assert plain.read_bytes() == held

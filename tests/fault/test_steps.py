@@ -369,7 +369,7 @@ async def test_memory_that_was_not_on_disk_when_the_host_went_down_leaves_it_sto
 
 async def test_memory_on_disk_outlives_the_host(world: World) -> None:
     id = await suspended(world)
-    for task in list(world.host._memory_files._flushing.values()):
+    for task in list(world.host._memory_files._flusher._tasks.values()):
         await task
     await world.reboot()
     assert (await world.get(id)).observed.phase is Phase.SUSPENDED

@@ -34,7 +34,7 @@ async def test_standby_and_restore(served: Served, http: httpx.AsyncClient) -> N
 async def test_standby_where_files_of_ram_have_no_room(
     served: Served, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polyvisor.host.memory.files._SPARE", 1 << 60)
+    monkeypatch.setattr("polyvisor.host.memory.ram._SPARE", 1 << 60)
     vm = await served.make()
     path = f"/api/v1/instances/{vm['id']}"
     asleep = await http.post(f"{path}/standby", params={"wait": "launched"})

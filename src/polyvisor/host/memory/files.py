@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, cast
 
-from polyvisor.host.durable import full, sync
+from polyvisor.host.durable import full
 from polyvisor.host.memory.bases import Bases, Draft, empty
 from polyvisor.host.memory.fits import facts_of, require_fit, volumes_of, words_of
+from polyvisor.host.memory.flushing import Flusher
 from polyvisor.host.memory.images import Facts, MemoryImages
 from polyvisor.host.memory.packing import Packer, assemble
+from polyvisor.host.memory.ram import RamFiles
 from polyvisor.host.memory.records import Holds, Records
-from polyvisor.host.paths import RAM_SUFFIX, Paths
+from polyvisor.host.paths import Paths
 from polyvisor.host.sparse import copy_data
 from polyvisor.model.compression import Packed, Packing
 from polyvisor.model.faults import Busy, Fault, Unavailable, Unsupported
@@ -28,7 +30,6 @@ from polyvisor.ports.hypervisor import Hypervisor, Layout, LiveVm, Memory, Saved
 
 log = logging.getLogger("polyvisor.host")
 T = TypeVar("T")
-_SPARE = 256 * 1024 * 1024  # of the host's RAM that files of it leave free
 _NO_FILE = "memory: this machine's is not backed by a file, so it cannot be saved"
 
 
@@ -39,13 +40,13 @@ class MemoryFiles:
         self._paths = paths
         self._hypervisor = hypervisor
         self._boot = boot
-        paths.shm.mkdir(mode=0o700, exist_ok=True)
+        self._ram = RamFiles(paths)
         self._able = "memory" in hypervisor.abilities
         self._records = Records(paths)
         self._images = MemoryImages(paths.memory, paths.shm)
         self._bases = Bases()
         self._packer = Packer(self._images, self._is_mapped, self._is_lone)
-        self._flushing: dict[str, asyncio.Task[None]] = {}
+        self._flusher = Flusher(self._images, self._packer)
         self._making: set[str] = set()
         self._collecting: asyncio.Task[None] | None = None
         self._again = False
@@ -85,9 +86,6 @@ class MemoryFiles:
         there = self._bases.has(image) or self._images.is_there(image)
         return there and (not facts.base or self._is_whole(facts.base))
 
-    def _live(self, id: InstanceId) -> Path:
-        return self._paths.shm / f"{id}{RAM_SUFFIX}"
-
     # -- running machines --------------------------------------------------------------------------------------
 
     def fresh(self, id: InstanceId, size: int) -> Memory | None:
@@ -102,27 +100,14 @@ class MemoryFiles:
         self.ended(id)
         if not self._able:
             return None
-        if not self._room_for(size):
+        if not self._ram.have_room_for(size):
             return Memory(empty(size), own=True)
-        os.close(self._make_live(id, size))
-        return Memory(self._live(id), own=True)
-
-    def _make_live(self, id: InstanceId, size: int) -> int:
-        fd = os.open(self._live(id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.truncate(fd, size)
-        return fd
-
-    def _room_for(self, size: int) -> bool:
-        """tmpfs that is full kills whoever writes to it, so what may be written one day is counted, not what was."""
-        self._paths.shm.mkdir(mode=0o700, exist_ok=True)  # whoever cleans up there takes it away
-        usage = os.statvfs(self._paths.shm)
-        files = [path.stat() for path in self._paths.shm.iterdir()]
-        promised = sum(max(0, file.st_size - file.st_blocks * 512) for file in files)
-        return promised + size + _SPARE <= usage.f_bavail * usage.f_frsize
+        os.close(self._ram.make(id, size))
+        return Memory(self._ram.path(id), own=True)
 
     def ended(self, id: InstanceId) -> None:
         """Its process is gone, and with it the need for what it mapped, unless it waits in an image upon that."""
-        self._live(id).unlink(missing_ok=True)
+        self._ram.remove(id)
         holds = self._records.of(id)
         if holds.base and not holds.saved:
             self._records.put(id, Holds())
@@ -143,7 +128,7 @@ class MemoryFiles:
             if own is None:
                 await self._keep_base(holds.base, vm)
                 await self._dump(image, blueprint, vm)
-            elif own == self._live(id):
+            elif own == self._ram.path(id):
                 os.link(own, self._images.in_ram(image))
             else:
                 await asyncio.to_thread(_write_down, own, self._images.on_disk(image))
@@ -225,7 +210,7 @@ class MemoryFiles:
 
     def _own(self, id: InstanceId, vm: LiveVm) -> Path:
         """The file that is the RAM of a machine which started cold. :raise Unsupported: none is."""
-        file = self._live(id) if self._live(id).exists() else vm.ram()
+        file = self._ram.path(id) if self._ram.path(id).exists() else vm.ram()
         if file is None:
             raise Unsupported(_NO_FILE)
         return file
@@ -301,9 +286,9 @@ class MemoryFiles:
         layout = Layout(facts.slots, facts.disks, facts.balloon)
         await self._packer.hold(blueprint.id, {image, root})
         if not holds.shared:
-            await self._stop_flushing(image)
+            await self._flusher.stop(image)
             if await self._is_made_its_own(blueprint, image, facts):
-                return Memory(self._live(blueprint.id), own=True), Saved(devices, layout)
+                return Memory(self._ram.path(blueprint.id), own=True), Saved(devices, layout)
         saved = Saved(devices, layout, await self._plain(image) if facts.base else None)
         if holds.shared:
             file = self._images.file(root) or self._images.packed(root)
@@ -316,18 +301,18 @@ class MemoryFiles:
         id, root = blueprint.id, facts.base or image
         if not facts.base and self._images.is_in_ram_alone(image):
             self.ended(id)
-            os.link(self._images.in_ram(image), self._live(id))
+            os.link(self._images.in_ram(image), self._ram.path(id))
             return True
         if self._images.file(root) is not None:
             return False
         self.ended(id)
-        if not self._room_for(facts.size):
+        if not self._ram.have_room_for(facts.size):
             return False
-        fd = self._make_live(id, facts.size)
+        fd = self._ram.make(id, facts.size)
         try:
             await asyncio.to_thread(assemble, self._images, image, facts.base, fd)
         except BaseException:
-            self._live(id).unlink(missing_ok=True)
+            self._ram.remove(id)
             raise
         finally:
             os.close(fd)
@@ -346,7 +331,7 @@ class MemoryFiles:
         facts = self._images.facts(holds.saved) if holds.saved else None
         if facts is None:
             return
-        own = self._live(id).exists()
+        own = self._ram.path(id).exists()
         base = "" if own else facts.base or holds.saved
         self._records.put(id, replace(holds, base=base, saved=""), durable=not facts.host_boot and not holds.boot)
         self._packer.release(id)
@@ -369,27 +354,12 @@ class MemoryFiles:
         if facts is not None and not facts.host_boot:
             self._packer.soon(image)
         there = self._images.file(image) is not None  # else only processes have it
-        if facts is not None and facts.host_boot and there and image not in self._flushing:
-            task = asyncio.create_task(self._flush(id, image), name=f"flush {image}")
-            self._flushing[image] = task
-            task.add_done_callback(lambda _: self._flushing.pop(image, None))
-
-    async def _flush(self, id: InstanceId, image: str) -> None:
-        try:
-            for path in (self._records.file(id), self._paths.instance(id)):
-                await asyncio.to_thread(sync, path)
-            await self.flush(image)
-        except (Fault, OSError) as error:
-            log.warning("memory image %s is not on disk yet: %s", image, error)
-            return
-        self._packer.soon(image)
+        if facts is not None and facts.host_boot and there:
+            self._flusher.soon(image, before=(self._records.file(id), self._paths.instance(id)))
 
     async def flush(self, image: str) -> None:
         """On disk when this returns, with what it lies on. :raise NoCapacity: the disk is full."""
-        facts = self._images.facts(image)
-        if facts is not None and facts.base:
-            await self._images.flush(facts.base)
-        await self._images.flush(image)
+        await self._flusher.flush(image)
 
     def pack_soon(self, image: str) -> None:
         """Compress an image that is on disk, if that is wanted of it."""
@@ -409,12 +379,6 @@ class MemoryFiles:
         if (self._paths.snapshot(base)).exists() or any(f is not None and f.base == base for f in others):
             return False
         return sum(held == base for held in self._records.images()) <= 1
-
-    async def _stop_flushing(self, image: str) -> None:
-        task = self._flushing.pop(image, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     # -- housekeeping ------------------------------------------------------------------------------------------
 
@@ -462,12 +426,9 @@ class MemoryFiles:
             if not self.is_saved(id) and not self._is_stranded(id):
                 self.forget(id)
             elif id not in alive and self._records.of(id).saved:
-                self._live(id).unlink(missing_ok=True)  # it was being made when a server died
+                self._ram.remove(id)  # it was being made when a server died
         await self.collect()
-        named = set(known) | self._images.all()
-        for path in self._paths.shm.iterdir():
-            if path.name.removesuffix(RAM_SUFFIX) not in named:
-                path.unlink(missing_ok=True)
+        self._ram.sweep(set(known) | self._images.all())
         for image in self._images.all():
             self._images.tidy(image)
             self._packer.soon(image)
@@ -477,8 +438,7 @@ class MemoryFiles:
     async def close(self) -> None:
         """Let go; what is not on disk yet is put there by the next start."""
         await self._packer.close()
-        for image in list(self._flushing):
-            await self._stop_flushing(image)
+        await self._flusher.close()
         if self._collecting is not None:
             await asyncio.gather(self._collecting, return_exceptions=True)
         for image in self._bases.known():
