@@ -30,12 +30,20 @@ class Visor:
 
     def ok(self, line: str, status: int = 200, **fields: Any) -> Any:
         """What a call that succeeds says."""
+        answer = self._ask(line, status, fields)
+        return answer.json()["result"]["data"] if answer.content else None
+
+    def refused(self, line: str, status: int, **fields: Any) -> str:
+        """Why a call is refused."""
+        return str(self._ask(line, status, fields).json()["error"]["message"])
+
+    def _ask(self, line: str, status: int, fields: dict[str, Any]) -> httpx.Response:
         method, name = line.split()
         how: dict[str, Any] = {"params": fields} if method == "GET" else {"json": fields}
         how |= {"headers": {"Authorization": f"Bearer {self.token}"}, "trust_env": False, "timeout": 180}
         answer = httpx.request(method, f"{self.url}/api/{name}", **how)
         assert answer.status_code == status, answer.text
-        return answer.json()["result"]["data"] if answer.content else None
+        return answer
 
     def raw(self, method: str, path: str, body: dict[str, Any]) -> None:
         """A call of another dialect, that succeeds."""
