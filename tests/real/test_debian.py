@@ -222,7 +222,7 @@ async def test_hanzo_launches_it_with_keys_and_data(
             assert await ssh(native, one, "root", "id -un") == "root"
         assert vm in [one["id"] for one in await ask("GET vm.all", organizationId=visor.organization)]
         terminal = (await ask("GET vm.terminal", vmId=vm))["url"]
-        assert "\nroot of Debian\r\n" in await asyncio.to_thread(typed, terminal, "echo $(id -un) of Debian; exit\n")
+        assert "root of Debian\r\n" in await asyncio.to_thread(typed, terminal, "echo $(id -un) of Debian; exit\n")
         # a volume, over a restart and a stop
         assert (await ask("POST vm.attachVolume", mountPath="/mnt/data", **place))["mounted"] is True
         assert [one["id"] for one in await ask("GET vm.volumes", vmId=vm)] == [volume]
