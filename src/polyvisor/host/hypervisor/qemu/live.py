@@ -19,25 +19,16 @@ from polyvisor.host.console import follow_file
 from polyvisor.host.durable import full
 from polyvisor.host.guest.agent import Agent
 from polyvisor.host.hypervisor.qemu import netplug, ram, screen, tpm
-from polyvisor.host.hypervisor.qemu.argv import (
-    BALLOON,
-    SCREEN,
-    backings,
-    node_of,
-    node_options,
-    overlay_options,
-    plug_of,
-    port_of,
-)
+from polyvisor.host.hypervisor.qemu.argv import BALLOON, SCREEN, node_of, node_options, plug_of, port_of
 from polyvisor.host.hypervisor.qemu.backup import backup
-from polyvisor.host.hypervisor.qemu.chain import LONGER, renew
 from polyvisor.host.hypervisor.qemu.counts import disk_counts
 from polyvisor.host.hypervisor.qemu.keyboard import Keyboard
+from polyvisor.host.hypervisor.qemu.overlays import Overlays, forget_node
 from polyvisor.host.hypervisor.qemu.qmp import COMMAND_LIMIT, Qmp
 from polyvisor.host.hypervisor.qemu.throttle import throttle
 from polyvisor.host.paths import AGENT_SOCKET, CONSOLE, CONSOLE_SOCKET, QMP_SOCKET
 from polyvisor.host.pids import Process
-from polyvisor.model.faults import Fault, Internal, NoCapacity, TimedOut, Unavailable, Unsupported
+from polyvisor.model.faults import Fault, Internal, TimedOut, Unavailable, Unsupported
 from polyvisor.model.host import DiskCounts, Sight
 from polyvisor.model.instance import Bus, RunRecord
 from polyvisor.model.spec import Shape, Spec
@@ -70,8 +61,6 @@ _LOAD_POLL = 0.002
 _STANDS_STILL = 0.1  # who stops it for a moment is not to be asked meanwhile why it stopped
 _SAVE_FDSET = 900
 _FDSET_BASE = 1000  # fd sets of hot-plugged disks: slot number above this
-_FDSET_OVERLAYS = 100_000  # fd sets of overlays that came later: generation above this
-DEEPEST = 160  # disks below one another in a running machine: a read may go through all of them
 
 
 class QemuVm:
@@ -93,10 +82,7 @@ class QemuVm:
         self._qmp = qmp
         self._agent: Agent | None = None
         self._keys: Keyboard | None = None
-        self._opened: tuple[str, str] | None = None  # a node that is there to be switched to, and the one written to
-        self._written_to: dict[str, tuple[str, int]] = {}  # that one and how many lie below it, as of a moment ago
-        self._adopted = adopted
-        self._attempts: set[str] = set()  # overlays that we have opened, or begun to
+        self._overlays = Overlays(self._ask, self._give, record.uuid, adopted=adopted)
         self._greeting = asyncio.Lock()
         self._monitor = asyncio.Lock()
         self._plugging = asyncio.Lock()
@@ -276,7 +262,7 @@ class QemuVm:
     async def _plug(self, disk: DiskFile, slot: int) -> None:
         fdset = _FDSET_BASE + slot
         node = node_of(disk)
-        await self._forget_node(node, fdset)  # what an attempt cut short may have left
+        await forget_node(self._ask, node, fdset)  # what an attempt cut short may have left
         await self._give(disk.path, os.O_RDONLY if disk.read_only else os.O_RDWR, fdset)
         try:
             await self._ask("blockdev-add", COMMAND_LIMIT, **node_options(disk, f"/dev/fdset/{fdset}"))
@@ -286,7 +272,7 @@ class QemuVm:
             )  # fmt: skip
             await self.throttle()
         except Fault:
-            await self._forget_node(node, fdset)
+            await forget_node(self._ask, node, fdset)
             raise
 
     async def throttle(self) -> None:
@@ -300,13 +286,6 @@ class QemuVm:
             await (await self._monitor_now()).give(fd, fdset)
         finally:
             os.close(fd)
-
-    async def _forget_node(self, node: str, fdset: int) -> None:
-        for name in (node, f"{node}-file"):  # one there at launch has its file as a node
-            with contextlib.suppress(Internal):
-                await self._ask("blockdev-del", COMMAND_LIMIT, node_name=name)
-        with contextlib.suppress(Internal):
-            await self._ask("remove-fd", COMMAND_LIMIT, fdset_id=fdset)
 
     async def detach(self, serial: str) -> None:
         """See LiveVm. The guest's consent is the device's absence, asked for rather than awaited as an event."""
@@ -326,7 +305,7 @@ class QemuVm:
                         await self._ask("device_del", COMMAND_LIMIT, id=plug_of(slot, serial))
                     again = clock() + 8.0
                 await asyncio.sleep(0.1)
-            await self._forget_node(f"disk-{serial}", _FDSET_BASE + slot)
+            await forget_node(self._ask, f"disk-{serial}", _FDSET_BASE + slot)
 
     async def plug_nic(self, wanted: NicPlug) -> None:
         """See LiveVm."""
@@ -356,68 +335,18 @@ class QemuVm:
         await self._ask("block_resize", COMMAND_LIMIT, node_name=f"disk-{serial}", size=size)
 
     async def switch(self, disk: DiskFile, *, ahead: bool = False) -> None:
-        """See LiveVm. The present node becomes the backing of the new one, which takes the lock of a writer from it."""
-        node, fdset = node_of(disk), _FDSET_OVERLAYS + disk.generation
+        """See LiveVm."""
         async with self._plugging:
-            opened, self._opened = self._opened, None
-            known = self._written_to.pop(disk.serial, None)
-            if opened is None or opened[0] != node:
-                active, depth = known or await self._active(disk.serial)
-                if active == node:
-                    await self._shorten(disk, depth)
-                    return
-                if depth >= DEEPEST:
-                    raise NoCapacity(f"{depth} disks lie upon one another in the machine; it must be started anew")
-                await self._open(disk, fdset)
-                opened = (node, active)
-            if ahead:
-                self._opened = opened
-                return
-            try:
-                await self._ask("blockdev-snapshot", COMMAND_LIMIT, node=opened[1], overlay=node)
-            except Internal:
-                await self._forget_node(node, fdset)
-                raise
+            await self._overlays.switch(disk, ahead=ahead)
 
     async def backup(self, pairs: Sequence[tuple[DiskFile, DiskFile]]) -> None:
         """See LiveVm."""
         await backup(self._ask, self._give, pairs)
 
-    async def _open(self, disk: DiskFile, fdset: int) -> None:
-        """The overlay, beside what the machine writes to."""
-        node = node_of(disk)
-        if self._adopted or node in self._attempts:
-            await self._forget_node(node, fdset)  # what an attempt cut short may have left
-        self._attempts.add(node)
-        await self._give(disk.path, os.O_RDWR, fdset)
-        try:
-            for options in overlay_options(disk, f"/dev/fdset/{fdset}"):
-                await self._ask("blockdev-add", COMMAND_LIMIT, **options)
-        except Internal:
-            await self._forget_node(node, fdset)
-            raise
-
-    async def _shorten(self, disk: DiskFile, depth: int) -> None:
-        """What was joined on the disk meanwhile is joined in the machine; it is as good without, for a while."""
-        if depth - len(backings(disk)) < LONGER:
-            self._written_to[disk.serial] = node_of(disk), depth
-        else:
-            try:
-                await renew(self._ask, self._give, disk)
-            except (Fault, OSError) as error:
-                log.warning("%s: its disks are not opened anew: %r", self.record.uuid, error)
-
     async def written(self, serial: str) -> int:
         """The generation of the overlay that a disk there at launch is written to now."""
-        number = (await self._active(serial))[0].removeprefix(f"disk-{serial}").removeprefix("-")
+        number = (await self._overlays.active(serial))[0].removeprefix(f"disk-{serial}").removeprefix("-")
         return int(number or 0)
-
-    async def _active(self, serial: str) -> tuple[str, int]:
-        """The node that a disk there at launch is written to now, and how many lie below it."""
-        for block in await self._ask("query-block", COMMAND_LIMIT):
-            if f"/fixed-{serial}/" in block.get("qdev", ""):
-                return block["inserted"]["node-name"], block["inserted"]["backing_file_depth"]
-        raise Internal(private=f"the machine has no disk {serial}")
 
     # -- guest -------------------------------------------------------------------------------------------------
 
