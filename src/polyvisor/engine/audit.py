@@ -61,7 +61,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "snapshots": {"create": "snapshot.create", "revert": "snapshot.revert", "delete": "snapshot.delete"},
     "schedules": {"set": "schedule.set", "remove": "schedule.remove"},
     "tasks": {"create": "task.create", "update": "task.update", "remove": "task.remove", "run": "task.run"},
-    "ingresses": {"create": "ingress.create", "delete": "ingress.delete"},
+    "ingresses": {"create": "ingress.create", "replace": "ingress.update", "delete": "ingress.delete"},
     "forks": {"fork": "instance.fork"},
     "templates": {"create": "template.create", "delete": "template.delete"},
     "images": {

@@ -7,11 +7,13 @@ from datetime import datetime
 from pathlib import Path
 
 from polyvisor.access.credentials import Doorkeeper
+from polyvisor.access.seal import Seal
 from polyvisor.engine.appliances import AppliancesEngine
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
 from polyvisor.engine.code import CodeEngine
 from polyvisor.engine.courier import CourierEngine
 from polyvisor.engine.derived import DerivedEngine
+from polyvisor.engine.domains import DomainsEngine
 from polyvisor.engine.egress import EgressEngine
 from polyvisor.engine.endings import EndingsEngine
 from polyvisor.engine.events import EventsEngine
@@ -58,6 +60,7 @@ from polyvisor.model.network import Network
 from polyvisor.model.principal import Bearer, Credential, Principal
 from polyvisor.model.reclaim import Policy
 from polyvisor.ports.courier import Courier
+from polyvisor.ports.dns import Dns
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store
 
@@ -78,6 +81,8 @@ class Engine:
         secret: str = "",
         tls: TlsPolicy | None = None,
         courier: Courier | None = None,
+        dns: Dns | None = None,
+        seal: Seal | None = None,
     ) -> None:
         self.clock = clock
         self.ends: list[Callable[[], Awaitable[None]]] = []  # of what dialects have under way, when the server goes
@@ -116,6 +121,7 @@ class Engine:
         self.health = HealthEngine(store, host, clock)
         self.standby = StandbyEngine(store, host, clock, self.instances, self.power, waits, network.mode, self._watched)
         self.ingresses = IngressEngine(store, host, clock, self.instances, self.standby, tls or TlsPolicy())
+        self.domains = DomainsEngine(host, dns, seal)
         self._govern(store, host, clock)
         self.keeper = Keeper(
             store, clock, self.endings, self.snapshots, self.schedules, self.tasks, self.pool, self.reclaim,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -74,29 +74,65 @@ class IngressEngine:
             wanted = replace(wanted, labels=tuple(labels))
             _check_against(wanted, before)
             await self._serve(wanted, before)
-            try:
-                async with self._store.write() as unit:
-                    await unit.ingresses.add(wanted)
-                    await unit.events.append(_event("ingress.created", wanted, self._clock()))
-            except NotFound as fault:  # an instance has gone meanwhile
-                await self._host.proxy.serve(routes_of(before))
-                places = [n for n, rule in enumerate(wanted.rules) if rule.pinned is not None]
-                where = f"rules[{places[0] if places else 0}].instance"
-                raise NotFound(f"{where}: the instance is gone", field=where) from fault
-            except BaseException:
-                await self._host.proxy.serve(routes_of(before))
-                raise
+            await self._write(wanted, before)
         return wanted
 
-    def _check_tls(self, rules: Sequence[Rule]) -> None:
+    async def replace(
+        self, principal: Principal, key: str, rules: Sequence[Rule], proven: Collection[str] = ()
+    ) -> Ingress:
+        """Other rules for an ingress: all of them from now on, or it is as it was. Faults are as `create` has them.
+
+        `proven` are names that were shown to be its project's: certificates may be had for these, whatever the
+        settings say of others.
+        """
+        require(principal, Action.INGRESS_CREATE)
+        check_rules(rules)
+        self._check_tls(rules, proven)
+        async with self._turn:
+            async with self._store.read() as unit:
+                before = list(await unit.ingresses.all())
+                was = await self._find(unit, principal, key, Action.INGRESS_CREATE)
+                pinned = await self._pinned(unit, principal, was.project, rules)
+            wanted, others = replace(was, rules=pinned), [one for one in before if one.id != was.id]
+            _check_against(wanted, others)
+            await self._serve(wanted, others)
+            await self._write(wanted, before, was)
+        return wanted
+
+    async def _write(self, wanted: Ingress, before: Sequence[Ingress], was: Ingress | None = None) -> None:
+        """What is served already is on record, in the place of what `was`; or it is served no more."""
+        try:
+            async with self._store.write() as unit:
+                if was is not None:
+                    await unit.ingresses.forget(was.id)
+                await unit.ingresses.add(wanted)
+                kind = "ingress.created" if was is None else "ingress.updated"
+                await unit.events.append(_event(kind, wanted, self._clock()))
+        except NotFound as fault:  # an instance has gone meanwhile
+            await self._host.proxy.serve(routes_of(before))
+            places = [n for n, rule in enumerate(wanted.rules) if rule.pinned is not None]
+            where = f"rules[{places[0] if places else 0}].instance"
+            raise NotFound(f"{where}: the instance is gone", field=where) from fault
+        except BaseException:
+            await self._host.proxy.serve(routes_of(before))
+            raise
+
+    def _check_tls(self, rules: Sequence[Rule], proven: Collection[str] = ()) -> None:
         for number, rule in enumerate(rules):
             where = f"rules[{number}].tls"
-            if rule.tls and not self._tls.allows(rule.site):
+            if rule.tls and rule.site not in proven and not self._tls.allows(rule.site):
                 raise Forbidden(f"{where}: no certificate may be had for {rule.site}", field=where)
             if rule.tls and self._tls.public and rule.pattern:
                 raise Invalid(f"{where}: the authority of this server gives none for patterns", field=where)
 
     async def _wanted(self, unit: Unit, principal: Principal, name: str, rules: Sequence[Rule]) -> Ingress:
+        pinned = await self._pinned(unit, principal, principal.project, rules)
+        return Ingress(IngressId(mint()), principal.project, name, pinned, self._clock())
+
+    async def _pinned(
+        self, unit: Unit, principal: Principal, project: ProjectId, rules: Sequence[Rule]
+    ) -> tuple[Rule, ...]:
+        """The rules with the instances that they name now. :raise NotFound:"""
         pinned = []
         for number, rule in enumerate(rules):
             if rule.pattern:
@@ -105,12 +141,12 @@ class IngressEngine:
             where = f"rules[{number}].instance"
             try:
                 instance = await self._instances.find(unit, principal, rule.instance, Action.INSTANCE_VIEW)
-                if instance.project != principal.project or face(instance) is Face.DELETING:
+                if instance.project != project or face(instance) is Face.DELETING:
                     raise NotFound
             except NotFound as fault:
                 raise NotFound(f"{where}: there is no instance {rule.instance[:80]!r}", field=where) from fault
             pinned.append(replace(rule, instance=instance.name, pinned=instance.id))
-        return Ingress(IngressId(mint()), principal.project, name, tuple(pinned), self._clock())
+        return tuple(pinned)
 
     async def _serve(self, wanted: Ingress, before: Sequence[Ingress]) -> None:
         try:

@@ -116,6 +116,22 @@ class TlsPolicy:
         return any(one in ("*", site) or (one.startswith("*.") and one[2:] == parent) for one in self.domains)
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """How it stands with the certificate of a name, and whether the name is served. `until`: its end, where there is
+    one in force. `error`: why there is none, as far as it is known."""
+
+    until: datetime | None = None
+    key: bool = False
+    served: bool = False
+    error: str = ""
+
+    @property
+    def issued(self) -> bool:
+        """Whether who asks for the name with TLS is answered."""
+        return self.until is not None and self.key and self.served
+
+
 def routes_of(ingresses: Sequence[Ingress]) -> list[Route]:
     """Every rule of them."""
     return [Route(one.id, number, rule) for one in ingresses for number, rule in enumerate(one.rules)]

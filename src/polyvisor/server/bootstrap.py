@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from polyvisor.access.credentials import new_key
 from polyvisor.access.passwords import hash_password
+from polyvisor.access.seal import new_key as new_seal_key
 from polyvisor.model.faults import NotFound, WrongState
 from polyvisor.model.identity import Project, User
 from polyvisor.model.ids import ProjectId, UserId, mint
@@ -26,6 +27,7 @@ from polyvisor.ports.store import Store
 FILE = "bootstrap.json"
 CERTIFICATE = "tls.crt"
 PRIVATE_KEY = "tls.key"
+SEAL = "seal.key"
 _ADMIN = "root"
 _PROJECT = "root"
 _DAYS = 3650
@@ -74,6 +76,18 @@ def _read(file: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise WrongState(f"{file} cannot be read: put it back, or remove it to have a new one written") from error
     return facts
+
+
+def ensure_seal(data: Path) -> str:
+    """The key that secrets in the store are sealed with, made once. It is not in the store: who has that alone reads
+    none of them. :raise WrongState: somebody has spoilt it."""
+    file = data / SEAL
+    if not file.exists():
+        write_private(file, new_seal_key() + "\n")
+    text = file.read_text().strip()
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise WrongState(f"{file} cannot be read: put it back; without it secrets in the store are lost")
+    return text
 
 
 def tell_addresses(data: Path, facts: dict[str, Any], url: str, tls_url: str, ssh: str = "") -> None:

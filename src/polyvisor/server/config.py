@@ -132,13 +132,15 @@ class MemoryConfig:
 class IngressConfig:
     """`listen` is the address at which the rules' ports are. `tls_domains`: for which names certificates may be had,
     with commas between; empty: for all, unless they come from a public authority, which `acme_email` or `acme_ca` (a
-    directory's URL) says. Without, they come from one of the proxy's own.
+    directory's URL) says. Without, they come from one of the proxy's own. `acme_root`: a PEM file with the certificate
+    that `acme_ca` has to show, where this host does not believe it anyway.
     """
 
     listen: str = "127.0.0.1"
     tls_domains: str = ""
     acme_email: str = ""
     acme_ca: str = ""
+    acme_root: str = ""
 
     def settings(self) -> Settings:
         """What the proxy minds. :raise Invalid:"""
@@ -148,7 +150,13 @@ class IngressConfig:
             raise Invalid("ingress.listen: must be an IP address", field="ingress.listen") from error
         if self.acme_ca and not self.acme_ca.startswith("https://"):
             raise Invalid("ingress.acme_ca: must be an https URL", field="ingress.acme_ca")
-        return Settings(self.listen, self.acme_email, self.acme_ca)
+        if self.acme_root and not self.acme_ca:
+            raise Invalid("ingress.acme_root: is for ingress.acme_ca", field="ingress.acme_root")
+        try:
+            roots = Path(self.acme_root).read_text() if self.acme_root else ""
+        except (OSError, ValueError) as error:
+            raise Invalid("ingress.acme_root: must be a file that can be read", field="ingress.acme_root") from error
+        return Settings(self.listen, self.acme_email, self.acme_ca, roots)
 
     def tls(self) -> TlsPolicy:
         """For which names. :raise Invalid: any name would be asked of a public authority."""
@@ -255,9 +263,11 @@ class Config:
                 raise Invalid(f"variants.{name}.image: must name an image", field=f"variants.{name}.image")
         anywhere = ipaddress.ip_address(self.ingress.settings().listen).is_unspecified
         host = self.instavm.share_host or ("" if anywhere else self.ingress.listen)
+        self.instavm.resolvers()
         return Sandboxes(
-            images, int(longest), self.instavm.ssh_host, host, self.instavm.ports(), self.instavm.webhooks_private
-        )
+            images, int(longest), self.instavm.ssh_host, host, self.instavm.ports(), self.instavm.webhooks_private,
+            self.instavm.target(), self.instavm.served_at(), self.instavm.dns_private,
+        )  # fmt: skip
 
     @property
     def data(self) -> Path:

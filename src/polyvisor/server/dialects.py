@@ -11,8 +11,10 @@ from polyvisor.dialects.hanzo.catalog import REGIONS
 from polyvisor.dialects.hanzo.settings import Settings as HanzoSettings
 from polyvisor.dialects.hanzo.settings import System
 from polyvisor.dialects.instavm.settings import STANDARD
+from polyvisor.model.domain import address_kind, parse_name, parse_server
 from polyvisor.model.faults import Invalid
 from polyvisor.model.image import ImageSource, parse_reference
+from polyvisor.model.ingress import HTTP_PORT
 from polyvisor.model.units import Seconds, parse_duration
 
 
@@ -35,7 +37,12 @@ class InstavmConfig:
     """`image` is what VMs are made of that name no `image_variant`, `max_lifetime` the longest that one may be asked to
     live (0: no limit), `ssh_host` where clients are told to find the SSH gateway, `share_host` where shares are told to
     be (empty: `ingress.listen`), each at one of `share_ports`. `webhooks_private`: webhooks may lead to addresses that
-    only this host or its neighbours can reach."""
+    only this host or its neighbours can reach.
+
+    `domains` is the name or address that owners point their domains to (empty: they cannot bring any), `domain_port`
+    where these are served. `dns`: the name servers that are asked for their records, with commas between; empty: this
+    host's. `dns_private`: name servers that owners name may be ones that only this host or its neighbours can reach.
+    """
 
     image: str = STANDARD
     max_lifetime: str = "7d"
@@ -43,6 +50,30 @@ class InstavmConfig:
     share_host: str = ""
     share_ports: str = "20000-29999"
     webhooks_private: bool = False
+    domains: str = ""
+    domain_port: int = 443
+    dns: str = ""
+    dns_private: bool = False
+
+    def target(self) -> str:
+        """What owners point their domains to. :raise Invalid:"""
+        if not self.domains or address_kind(self.domains):
+            return self.domains
+        return parse_name(self.domains, "instavm.domains")
+
+    def served_at(self) -> int:
+        """The port of domains. :raise Invalid:"""
+        if not 1 <= self.domain_port <= 65535 or self.domain_port == HTTP_PORT:
+            text = f"instavm.domain_port: must be a port, and not {HTTP_PORT}"
+            raise Invalid(text, field="instavm.domain_port")
+        return self.domain_port
+
+    def resolvers(self) -> list[tuple[str, int]]:
+        """The name servers that are asked. :raise Invalid:"""
+        found = [parse_server(one, "instavm.dns") for one in self.dns.split(",") if one.strip()]
+        if not all(address_kind(host) for host, _ in found):
+            raise Invalid("instavm.dns: must be addresses with commas between", field="instavm.dns")
+        return found
 
     def ports(self) -> tuple[int, int]:
         """The first and the last port of shares. :raise Invalid:"""

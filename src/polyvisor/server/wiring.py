@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from polyvisor.access.seal import Seal
 from polyvisor.engine import Engine
 from polyvisor.host.boot import BootFiles
 from polyvisor.host.courier import HttpCourier
+from polyvisor.host.dns import NameServers
 from polyvisor.host.hypervisor.fake.driver import FakeHypervisor
 from polyvisor.host.hypervisor.fake.host import FakeBoot, FakeImages, FakeStorage
 from polyvisor.host.hypervisor.fake.proxy import FakeProxy
@@ -38,7 +40,7 @@ from polyvisor.ports.host import Host
 from polyvisor.ports.network import NetworkDriver
 from polyvisor.ports.store import Store
 from polyvisor.reconcile.loop import Reconciler
-from polyvisor.server.bootstrap import ensure_operator
+from polyvisor.server.bootstrap import ensure_operator, ensure_seal
 from polyvisor.server.config import Config, proxies
 from polyvisor.server.identity import claim
 from polyvisor.store import open_store
@@ -116,6 +118,8 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             facts["jwt_secret"],
             config.ingress.tls(),
             HttpCourier(),
+            NameServers(config.instavm.resolvers()),
+            Seal(ensure_seal(config.data)),
         )
         reconciler = Reconciler(store, host, utc_now)
         await reconciler.start()

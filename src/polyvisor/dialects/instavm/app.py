@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 from polyvisor.dialects.instavm import (
     errors,
     routes_code,
+    routes_domains,
     routes_egress,
     routes_platform,
     routes_ptys,
@@ -70,7 +71,8 @@ def make_app(engine: Engine, settings: Settings | None = None) -> Instavm:
     app.add_middleware(BodyLimit, engine=engine)
     for router in (
         routes_vms.router, routes_sessions.router, routes_sessions.root, routes_code.router, routes_ptys.by_vm,
-        routes_ptys.by_session, routes_snapshots.router, routes_shares.router, routes_egress.router,
+        routes_ptys.by_session, routes_snapshots.router, routes_shares.router, routes_domains.router,
+        routes_egress.router,
         routes_volumes.router, routes_webhooks.router, routes_platform.router, routes_platform.absent,
     ):  # fmt: skip
         app.include_router(router)

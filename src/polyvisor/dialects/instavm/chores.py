@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable
 from datetime import datetime, timedelta
 
-from polyvisor.dialects.instavm import records, shares, vms
+from polyvisor.dialects.instavm import domains, records, shares, vms
 from polyvisor.dialects.instavm.builds import FAILED, Builds, everything
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.model.faults import Fault
@@ -34,6 +34,7 @@ class Chores:
         if now - self._swept >= _EVERY:
             self._swept = now
             await self._try(shares.sweep(self._call), "shares")
+            await self._try(domains.sweep(self._call), "custom domains")
         if now - self._forgot >= _FORGET_EVERY:
             self._forgot = now
             await self._try(self.forget(now - KEPT), "old records")

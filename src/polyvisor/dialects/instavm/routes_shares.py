@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from polyvisor.dialects.instavm import records, shares, vms
+from polyvisor.dialects.instavm import domains, records, shares, vms
 from polyvisor.dialects.instavm.door import Call, Caller
 from polyvisor.dialects.instavm.vms import Vm
 from polyvisor.dialects.instavm.wire import Port, ShareBody, ShareUpdate
@@ -53,6 +53,7 @@ async def update(call: Caller, share_id: str, body: ShareUpdate) -> dict[str, An
     vm = await _shown(call, share)
     if body.revoke:
         await shares.revoke(call, share)
+        await domains.end(call, share)
         return {"share_id": share.id, "status": "revoked", "vm_id": vm, "port": share.port, "is_public": False}
     if body.is_public is not None:
         share = await shares.change(call, share, is_public=body.is_public)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
 
-from polyvisor.dialects.instavm import records, shares, snapshots, staged, vms, volumes
+from polyvisor.dialects.instavm import domains, records, shares, snapshots, staged, vms, volumes
 from polyvisor.dialects.instavm.door import Call, Caller
 from polyvisor.dialects.instavm.policies import kept, policy_in
 from polyvisor.dialects.instavm.records import Session, Wishes
@@ -37,9 +37,10 @@ async def create(call: Caller, body: VMCreateRequest, wait: Wait = True) -> VMCr
     """A VM and its session, or the next VM of one."""
     call.settings.admit_lifetime(body.vm_lifetime_seconds)
     _refuse(body)
+    domain = await _domain(call, body)
     wishes = _wishes(body)
     if body.session_id is None:
-        return await _spawn(call, vms.new_session(call, wishes), body, wait=wait)
+        return await _spawn(call, vms.new_session(call, wishes), body, domain, wait=wait)
     async with vms.one_at_a_time(body.session_id):
         session = await records.find_session(call, body.session_id, Action.INSTANCE_CREATE)
         if not session.key or session.project != call.principal.project:
@@ -47,10 +48,21 @@ async def create(call: Caller, body: VMCreateRequest, wait: Wait = True) -> VMCr
         if await vms.of_session(call, session) is not None:
             raise Exists("session_id: the session has a VM already; end that first")
         session = replace(session, wishes=_merged(session.wishes, wishes, body))
-        return await _spawn(call, session, body, wait=wait)
+        return await _spawn(call, session, body, domain, wait=wait)
 
 
-async def _spawn(call: Call, session: Session, body: VMCreateRequest, *, wait: bool) -> VMCreateResponse:
+async def _domain(call: Call, body: VMCreateRequest) -> domains.Wanted | None:
+    """What is asked with the VM of a name of its owner's. :raise Fault: it cannot be, and nothing is made."""
+    if body.custom_domain is None:
+        return None
+    if body.share is None:
+        raise Invalid("custom_domain: needs a share, which it leads to", field="custom_domain")
+    return await domains.admit(call, body.custom_domain, "custom_domain.")
+
+
+async def _spawn(
+    call: Call, session: Session, body: VMCreateRequest, domain: domains.Wanted | None, *, wait: bool
+) -> VMCreateResponse:
     """The VM and what is asked with it: all of it, or nothing is left."""
     before = await records.as_written(call, session)
     session, vm = await vms.spawn(call, session, await _origin(call, body), wait=wait)
@@ -60,17 +72,27 @@ async def _spawn(call: Call, session: Session, body: VMCreateRequest, *, wait: b
     if body.share is not None:
         try:
             share = await shares.create(call, vm, body.share.port, is_public=body.share.is_public)
+            told.share = shares.told(call, share, vm.id)
+            if domain is not None:
+                told.custom_domain = await _named(call, share, domain)
         except BaseException:
             await vms.undo(call, vm, before, session)
             raise
-        told.share = shares.told(call, share, vm.id)
     return told
+
+
+async def _named(call: Call, share: shares.Share, domain: domains.Wanted) -> dict[str, Any]:
+    try:
+        return await domains.told(call, await domains.add(call, share, domain))
+    except BaseException:
+        await shares.revoke(call, share)
+        raise
 
 
 def _refuse(body: VMCreateRequest) -> None:
     """What is not here yet is said, and nothing is made. :raise Unsupported:"""
     given = {
-        "vault_ids": body.vault_ids, "custom_domain": body.custom_domain,
+        "vault_ids": body.vault_ids,
     }  # fmt: skip
     for field, said in given.items():
         if said:

@@ -14,7 +14,8 @@ STANDARD = "standard"
 class Settings:
     """`variants`: the image behind each `image_variant`. `longest`: seconds that a VM may be asked to live; 0: any.
     `ssh_host`: where clients find the SSH gateway, `share_host` where shares are, at one of `ports` each.
-    `webhooks_private`: webhooks may lead to addresses that are not public."""
+    `webhooks_private`: webhooks may lead to addresses that are not public. `domains` is what owners point their domains
+    to, empty: they bring none; `domain_port` is where these are served. `dns_private`: likewise, of name servers."""
 
     variants: Mapping[str, str] = field(default_factory=lambda: {STANDARD: STANDARD})
     longest: int = 7 * 86400
@@ -22,6 +23,9 @@ class Settings:
     share_host: str = "127.0.0.1"
     ports: tuple[int, int] = (20000, 29999)
     webhooks_private: bool = False
+    domains: str = ""
+    domain_port: int = 443
+    dns_private: bool = False
 
     def image(self, variant: str | None) -> str:
         """The image to make a VM of. :raise Invalid: nothing is configured for that variant."""

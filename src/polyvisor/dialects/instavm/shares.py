@@ -1,8 +1,8 @@
 """Shares: a port of a VM at an address of this host (instavm.md §1.10).
 
-A share is an ingress of one rule, which has a port of the host to itself: clients keep no more of its URL than scheme,
-host and port. It has the same one for as long as it is there, also when it becomes private: then who asks has to send a
-token.
+A share is an ingress with a port of the host to itself: clients keep no more of its URL than scheme, host and port. It
+has the same one for as long as it is there, also when it becomes private: then who asks has to send a token. The
+domains that lead to it are rules of the same ingress, so what becomes of it becomes of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from polyvisor.dialects.instavm import names, vms
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.names import DIALECT
 from polyvisor.dialects.instavm.vms import Vm
-from polyvisor.model.faults import Busy, Fault, Forbidden, Invalid, NoCapacity, NotFound
+from polyvisor.model.faults import Busy, Forbidden, Invalid, NoCapacity, NotFound
 from polyvisor.model.foreign import Row
 from polyvisor.model.ids import ProjectId, mint
 from polyvisor.model.ingress import Guard, Rule
@@ -33,7 +33,7 @@ _TRIES = 50
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """`port` is the VM's, `outside` this host's; `ingress` is the id of ours that leads there."""
+    """`port` is the VM's, `outside` this host's; `ingress` is the id of ours that leads there, by `domains` too."""
 
     id: str
     project: ProjectId
@@ -43,6 +43,7 @@ class Share:
     outside: int
     ingress: str
     token: str = field(repr=False)
+    domains: Sequence[str] = ()
     key: int = 0
 
     def row(self) -> Row:
@@ -105,17 +106,26 @@ async def _serve(call: Call, share: Share, ports: Sequence[int]) -> Share:
     """The share once it is served, at the first of the ports that can be had. :raise Fault:"""
     if not call.settings.share_host:
         raise Invalid("port: this server has no address for shares (instavm.share_host)", field="port")
-    guard = None if share.is_public else Guard(HEADER, share.token)
     for outside in ports:
-        rule = Rule(call.settings.share_host, share.instance, share.port, outside, guard=guard)
+        rules = _rules(call, replace(share, outside=outside))
         try:
-            made = await call.core.ingresses.create(call.principal, f"share-{mint()}", [rule])
+            made = await call.core.ingresses.create(call.principal, f"share-{mint()}", rules)
         except Busy as fault:
             if fault.field != "rules[0].port":
                 raise
             continue
         return replace(share, outside=outside, ingress=made.id)
     raise NoCapacity("no port of this host could be had for a share", field="port")
+
+
+def _rules(call: Call, share: Share) -> list[Rule]:
+    """At its port, and at the port of domains by these."""
+    guard = None if share.is_public else Guard(HEADER, share.token)
+    port = call.settings.domain_port
+    return [
+        Rule(call.settings.share_host, share.instance, share.port, share.outside, guard=guard),
+        *(Rule(one, share.instance, share.port, port, True, True, guard) for one in share.domains),
+    ]
 
 
 async def change(call: Call, share: Share, *, is_public: bool) -> Share:
@@ -128,15 +138,40 @@ async def change(call: Call, share: Share, *, is_public: bool) -> Share:
 async def _changed(call: Call, share: Share, *, is_public: bool) -> Share:
     if not call.principal.may(Action.INGRESS_CREATE, share.project):
         raise Forbidden("you may not change this share", subject=share.id)
-    await call.core.ingresses.delete(call.principal, share.ingress)
+    return await _become(call, share, replace(share, is_public=is_public))
+
+
+async def _become(call: Call, share: Share, wanted: Share) -> Share:
+    """Served before it is written down: if the server ends in between, one that is to be private is.
+
+    :raise Fault: it is as it was.
+    """
+    ingresses, rows = call.core.ingresses, call.core.rows
+    await ingresses.replace(call.principal, share.ingress, _rules(call, wanted), wanted.domains)
     try:
-        changed = await _serve(call, replace(share, is_public=is_public), [share.outside])
-    except Fault:
-        share = await _serve(call, share, [share.outside])
-        await call.core.rows.save(call.principal, [share.row()], Action.INGRESS_CREATE)
+        await rows.save(call.principal, [wanted.row()], Action.INGRESS_CREATE)
+    except BaseException:
+        await ingresses.replace(call.principal, share.ingress, _rules(call, share), share.domains)
         raise
-    await call.core.rows.save(call.principal, [changed.row()], Action.INGRESS_CREATE)
-    return changed
+    return wanted
+
+
+async def lead(call: Call, id: str, domain: str) -> Share:
+    """A domain leads to it from now on. :raise Fault: it is as it was."""
+    return await _led(call, id, lambda there: [*there, domain])
+
+
+async def lead_no_more(call: Call, id: str, domain: str) -> None:
+    """Not by that domain any more. :raise NotFound: the share is gone, and so are the ways to it."""
+    await _led(call, id, lambda there: [one for one in there if one != domain])
+
+
+async def _led(call: Call, id: str, change: Callable[[Sequence[str]], Sequence[str]]) -> Share:
+    found = await find(call, id, Action.INGRESS_CREATE)
+    async with vms.one_at_a_time(f"shares of {found.instance}"):
+        share = await find(call, id, Action.INGRESS_CREATE)
+        wanted = tuple(dict.fromkeys(change(share.domains)))
+        return await _become(call, share, replace(share, domains=wanted))
 
 
 async def revoke(call: Call, share: Share) -> None:

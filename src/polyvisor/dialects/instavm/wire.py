@@ -52,6 +52,12 @@ class CustomDomainRequest(BaseModel):
     dns_credentials: dict[Text, Text] | None = Field(default=None, repr=False)
 
 
+class DomainBody(CustomDomainRequest):
+    """`POST /v1/custom-domains`: the same, of a share that is there."""
+
+    share_id: Text
+
+
 class VMVolumeMountRequest(BaseModel):
     """A volume, and where it is to be."""
 

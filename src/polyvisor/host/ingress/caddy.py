@@ -16,7 +16,7 @@ import os
 import shutil
 from pathlib import Path
 
-from polyvisor.host.ingress.document import ADMIN, DOORS, OWN, Json, bare
+from polyvisor.host.ingress.document import ADMIN, DOORS, LOG, OWN, ROOTS, Json, bare
 from polyvisor.host.pids import Process, start_ticks
 from polyvisor.host.run import find
 from polyvisor.host.sockets import connect_unix
@@ -28,7 +28,6 @@ UID = 1_200_010  # nobody else's: behind those of machines and of helpers
 _PROGRAM = "caddy"
 _BARE = "bare.json"
 _ARGV = (_PROGRAM, "run", "--config", _BARE)
-_LOG = "caddy.log"
 _START_LIMIT = 20.0
 _ASK_LIMIT = 15.0
 _END_LIMIT = 5.0
@@ -90,8 +89,8 @@ class Caddy:
             await self._end(Process(pid))
         self.make_folders()
         (self.folder / OWN / ADMIN).unlink(missing_ok=True)
-        self._write_bare()
-        output = os.open(self.folder / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.put(_BARE, json.dumps(bare()))
+        output = os.open(self.folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             pid = await asyncio.to_thread(
                 spawn, _line(self.gid), fds=(), output=output, env=_HOMELESS, cwd=str(self.folder)
@@ -103,13 +102,14 @@ class Caddy:
         self._process = Process(pid)
         await self._until_it_answers()
 
-    def _write_bare(self) -> None:
-        part = self.folder / (_BARE + ".part")
-        part.write_text(json.dumps(bare()))
+    def put(self, name: str, text: str) -> None:
+        """A file that it may read."""
+        part = self.folder / f"{name}.part"
+        part.write_text(text)
         if self.gid is not None:
             os.chown(part, 0, self.gid)
         part.chmod(0o640)
-        part.replace(self.folder / _BARE)
+        part.replace(self.folder / name)
 
     async def _until_it_answers(self) -> None:
         try:
@@ -121,7 +121,7 @@ class Caddy:
                     await asyncio.sleep(_PAUSE)
         except TimeoutError:
             await self.stop()
-        words = (self.folder / _LOG).read_text(errors="replace")[-2000:]
+        words = (self.folder / LOG).read_text(errors="replace")[-2000:]
         raise Unsupported("caddy does not start on this host", private=words)
 
     async def load(self, whole: Json) -> None:
@@ -171,7 +171,7 @@ class Caddy:
     def remove(self) -> None:
         """Doors and logs are gone as well; its own folder stays."""
         shutil.rmtree(self.folder / DOORS, ignore_errors=True)
-        for name in (_BARE, _LOG):
+        for name in (_BARE, LOG, ROOTS):
             (self.folder / name).unlink(missing_ok=True)
 
 

@@ -17,6 +17,8 @@ Json = dict[str, Any]
 OWN = "own"  # the folder that Caddy may write to
 DOORS = "doors"
 ADMIN = "admin.sock"
+ROOTS = "roots.pem"
+LOG = "caddy.log"
 _HOLD = "30s"  # so long who asks waits for a server of ours that is being started anew
 _HEAD_LIMIT = "30s"
 _TRY_EVERY = "250ms"
@@ -25,11 +27,13 @@ _NOBODY = [{"method": ["-"]}]  # requests that are made again although an instan
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`listen` is the address for every port. `email` and `ca`: of a public authority; without, Caddy is its own."""
+    """`listen` is the address for every port. `email` and `ca`: of a public authority; without, Caddy is its own.
+    `roots`: certificates in PEM, one of which `ca` has to show; empty: those that this host believes."""
 
     listen: str = "127.0.0.1"
     email: str = ""
     ca: str = ""
+    roots: str = ""
 
     @property
     def public(self) -> bool:
@@ -142,6 +146,8 @@ def _certificates(sites: Sequence[str], settings: Settings) -> Json:
         issuer = {"module": "acme", "email": settings.email}
         if settings.ca:
             issuer["ca"] = settings.ca
+        if settings.roots:
+            issuer["trusted_roots_pem_files"] = [ROOTS]
     return {
         "tls": {
             "certificates": {"automate": list(sites)},

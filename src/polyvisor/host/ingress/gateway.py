@@ -61,8 +61,16 @@ class Gateway:
             name = door_name(route.ingress, route.number)
             if name not in self._doors:
                 sock = self._bound(name)
-                server = await asyncio.start_unix_server(self._serve(route), sock=sock, limit=CHUNK)
+                server = await asyncio.start_unix_server(self._serve(name), sock=sock, limit=CHUNK)
                 self._doors[name] = route, server
+        self._mean(routes)
+
+    def _mean(self, routes: Sequence[Route]) -> None:
+        """Doors that stay lead where these say: an ingress may have other rules than before."""
+        for route in routes:
+            name = door_name(route.ingress, route.number)
+            if name in self._doors:
+                self._doors[name] = route, self._doors[name][1]
 
     def _bound(self, name: str) -> socket.socket:
         path = self._folder / name
@@ -74,6 +82,7 @@ class Gateway:
 
     def keep(self, routes: Sequence[Route]) -> None:
         """No other doors than these are left."""
+        self._mean(routes)
         wanted = {door_name(route.ingress, route.number) for route in routes}
         for name in self._doors.keys() - wanted:
             self._doors.pop(name)[1].close()
@@ -92,12 +101,13 @@ class Gateway:
 
     # -- one request -------------------------------------------------------------------------------------------------
 
-    def _serve(self, route: Route):  # type: ignore[no-untyped-def]  # as asyncio wants it
+    def _serve(self, name: str):  # type: ignore[no-untyped-def]  # as asyncio wants it
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
-            if task is None or len(self._tasks) >= _MOST:
+            if task is None or len(self._tasks) >= _MOST or name not in self._doors:
                 writer.transport.abort()
                 return
+            route = self._doors[name][0]
             self._tasks.add(task)
             try:
                 await self._answer(route, reader, writer)

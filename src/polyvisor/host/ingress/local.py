@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 
+from polyvisor.host.ingress import certificates
 from polyvisor.host.ingress.caddy import Caddy
-from polyvisor.host.ingress.document import DOORS, Json, Settings, document, listened, ports
+from polyvisor.host.ingress.document import DOORS, ROOTS, Json, Settings, document, listened, ports
 from polyvisor.host.ingress.free import probe
 from polyvisor.host.ingress.gateway import Connect, Gateway
 from polyvisor.model.faults import Busy, Fault, Invalid, Unavailable
-from polyvisor.model.ingress import Route
+from polyvisor.model.ingress import Certificate, Route
 from polyvisor.ports.proxy import Switch
 
 log = logging.getLogger("polyvisor.host")
@@ -69,6 +71,19 @@ class CaddyProxy:
             self._wanted = tuple(routes)
             self._missing &= ports(routes)
 
+    async def certificate(self, site: str, since: datetime) -> Certificate:
+        """See Proxy."""
+        served = self._caddy.running and any(
+            route.rule.tls and route.rule.site == site for route in _without(self._wanted, self._missing)
+        )
+        return await asyncio.to_thread(certificates.look, self._folder, site, self._settings, since, served=served)
+
+    async def forget(self, site: str) -> None:
+        """See Proxy."""
+        async with self._turn:
+            if not any(route.rule.tls and route.rule.site == site for route in self._wanted):
+                await asyncio.to_thread(certificates.forget, self._folder, site)
+
     async def close(self, *, idle: bool) -> None:
         """See Proxy."""
         if self._keeping is not None:
@@ -101,6 +116,8 @@ class CaddyProxy:
             self._told = {}
             await self._caddy.start()
         await self._stand(routes)
+        if self._settings.roots:
+            self._caddy.put(ROOTS, self._settings.roots)
         whole = document(routes, self._settings)
         if whole != self._told:  # a change of nothing would send those away who wait in it for a server
             try:

@@ -1,0 +1,89 @@
+"""Names of owners' own: that they are theirs, where they lead, and their certificates.
+
+Which domains there are a dialect keeps in its rows, and they are served by rules of an ingress. What it takes beside
+that is here: a proof that the name's owner gives in the DNS, changes of zones that take them, and what the proxy has of
+a certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from polyvisor.access.seal import Seal
+from polyvisor.model.domain import Record, Zone
+from polyvisor.model.faults import Unsupported, Upstream
+from polyvisor.model.ids import ProjectId
+from polyvisor.model.ingress import Certificate
+from polyvisor.ports.dns import Dns
+from polyvisor.ports.host import Host
+
+_SHOWN, _LONGEST = 3, 80
+_WORD = 32
+
+
+class DomainsEngine:
+    """What a dialect's custom domains are made of."""
+
+    def __init__(self, host: Host, dns: Dns | None, seal: Seal | None) -> None:
+        self._host = host
+        self._dns = dns
+        self._seal = seal
+
+    def _names(self) -> Dns:
+        if self._dns is None:
+            raise Unsupported("this server asks nobody for names")
+        return self._dns
+
+    def _sealed(self) -> Seal:
+        if self._seal is None:
+            raise Unsupported("this server keeps no secrets")
+        return self._seal
+
+    # -- proofs ------------------------------------------------------------------------------------------------------
+
+    def word(self, project: ProjectId, domain: str) -> str:
+        """What a project's owner writes into the DNS of a name to show that it is his: the same whenever he asks, and
+        no other project's."""
+        return self._sealed().mark(f"{project} {domain}")[:_WORD]
+
+    async def check(self, name: str, wanted: str) -> str:
+        """What is wrong with the TXT records at a name, where one is to say that; empty: nothing."""
+        try:
+            found = await self._names().texts(name)
+        except Upstream as fault:
+            return fault.public
+        if wanted in found:
+            return ""
+        if not found:
+            return f"there is no TXT record at {name}"
+        shown = ", ".join(repr(one[:_LONGEST]) for one in found[:_SHOWN])
+        return f"the TXT records at {name} are {shown}, and none is {wanted!r}"
+
+    # -- zones -------------------------------------------------------------------------------------------------------
+
+    def seal(self, secret: str, domain: str) -> str:
+        """A secret about a name, as it may be kept."""
+        return self._sealed().close(secret, domain)
+
+    def unseal(self, sealed: str, domain: str) -> str:
+        """:raise Internal: it was closed under another key."""
+        return self._sealed().open(sealed, domain)
+
+    async def add(self, zone: Zone, records: Sequence[Record], *, private: bool) -> Sequence[Record]:
+        """See `ports.dns`. :raise Invalid: without a field."""
+        return await self._names().add(zone, records, private=private)
+
+    async def remove(self, zone: Zone, records: Sequence[Record], *, private: bool) -> None:
+        """See `ports.dns`. :raise Invalid: without a field."""
+        await self._names().remove(zone, records, private=private)
+
+    # -- certificates ------------------------------------------------------------------------------------------------
+
+    async def certificate(self, domain: str, since: datetime) -> Certificate:
+        """How it stands with a name's; what went wrong before `since` is not told any more."""
+        return await self._host.proxy.certificate(domain, since)
+
+    async def forget(self, domain: str) -> None:
+        """Its certificate and key, once it is not served any more."""
+        await self._host.proxy.forget(domain)
