@@ -29,7 +29,7 @@ def registry_in(root: Path, name: str = "") -> Iterator[str]:
     store = {"filesystem": {"rootdirectory": str(root / "store")}}
     listen: dict[str, Any] = {"addr": f"127.0.0.1:{port}"}
     if name:
-        listen["tls"] = _certified(root, name)
+        listen["tls"] = certified(root, name)
     settings = {"version": "0.1", "storage": store, "http": listen}
     (root / "config.yml").write_text(json.dumps(settings))  # JSON is YAML
     argv = ["docker-registry", "serve", str(root / "config.yml")]
@@ -47,7 +47,8 @@ def registry_in(root: Path, name: str = "") -> Iterator[str]:
         process.wait(10)
 
 
-def _certified(root: Path, name: str) -> dict[str, str]:
+def certified(root: Path, name: str) -> dict[str, str]:
+    """A key and a certificate of its own for that name, as files there."""
     key, certificate = root / "key.pem", root / "ca.crt"
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     argv += ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key)]
