@@ -19,6 +19,7 @@ import pytest
 import requests
 from instavm import InstaVM
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from real.conftest import finish, share
 from real.pythons import python_on
@@ -185,6 +186,69 @@ def test_a_share_is_reached_from_outside(sdk: InstaVM) -> None:
     sdk.shares.update(share["share_id"], revoke=True)
     assert answer() == 0
     sdk.vms.delete(vm)
+
+
+# What it is sent it sends back, in frames of its own; that of a text is 0x81.
+ECHO = """
+import base64, hashlib, socketserver
+
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self):
+        head = {}
+        while (line := self.rfile.readline().strip()):
+            name, _, value = line.decode().partition(": ")
+            head[name.lower()] = value
+        key = head["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+        self.wfile.write((
+            "HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+            f"Sec-WebSocket-Accept: {accept}\\r\\n\\r\\n").encode())
+        while (begin := self.rfile.read(2)) and begin[0] & 15 == 1:
+            length = begin[1] & 127
+            if length == 126:
+                length = int.from_bytes(self.rfile.read(2), "big")
+            mask, data = self.rfile.read(4), self.rfile.read(length)
+            data = bytes(byte ^ mask[n % 4] for n, byte in enumerate(data))
+            size = bytes([length]) if length < 126 else bytes([126]) + length.to_bytes(2, "big")
+            self.wfile.write(bytes([0x81]) + size + data)
+
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer(("", 7000), Echo).serve_forever()
+"""
+
+
+async def test_a_websocket_through_a_share(server: Server) -> None:
+    sdk = await asyncio.to_thread(client, server, memory_mb=192, cpu_count=1)
+    start = f"import subprocess\nsubprocess.Popen(['python3', '-c', {ECHO!r}])"
+    ran = await asyncio.to_thread(sdk.execute, start, timeout=280)
+    assert (ran["stderr"], ran["exit_code"]) == ("", 0)
+    share = await asyncio.to_thread(sdk.shares.create, 7000, is_public=True)
+
+    async def echoed(**headers: str) -> int:
+        url = share["url"].replace("http://", "ws://")
+        try:
+            async with connect(url, proxy=None, additional_headers=headers, open_timeout=60) as socket:
+                for word in ("one", "twö" * 5000):
+                    await socket.send(word)
+                    assert await asyncio.wait_for(socket.recv(), 60) == word
+                return 101
+        except InvalidStatus as refused:
+            return refused.response.status_code
+
+    async def listening() -> bool:
+        return await echoed() == 101
+
+    async with asyncio.timeout(60):
+        while not await listening():
+            await asyncio.sleep(0.2)
+    private = await asyncio.to_thread(sdk.shares.update, share["share_id"], is_public=False)
+    token = {private["token_header"]: private["token"]}
+    assert private["url"] == share["url"]
+    assert (await echoed(), await echoed(**token)) == (403, 101)
+    await asyncio.to_thread(sdk.shares.update, share["share_id"], revoke=True)
+    with pytest.raises(OSError):
+        await echoed(**token)
+    await asyncio.to_thread(sdk.kill)
 
 
 async def test_a_terminal(server: Server) -> None:
