@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from instavm import InstaVM, InstaVMError
+from requests import HTTPError
 
-from dialect.instavm.conftest import Caller
+from dialect.instavm.conftest import Caller, Served
 from dialect.served import fresh
 from polyvisor.dialects.instavm.routes_platform import ABSENT
 
@@ -72,6 +75,36 @@ async def test_the_log(root: Caller, tenant: Caller) -> None:
     await root.wrong("limit", "GET /v1/audit/events", place="query", limit=201)
     await root.refused(404, "GET /v1/audit/events/999999999")
     assert (await tenant.ok("GET /v1/audit/events", vm_id=vm))["items"] == []
+
+
+async def test_the_log_page_by_page_by_upstreams_client(tenant: Caller, served: Served) -> None:
+    client = await asyncio.to_thread(InstaVM, tenant.key, base_url=served.url, auto_start_session=False)
+
+    def events(**more: Any) -> dict[str, Any]:
+        found: dict[str, Any] = client.audit.events(event_group="vm", **more)
+        return found
+
+    for _ in range(5):
+        await tenant.ok(f"DELETE /v1/vms/{(await tenant.vm())['vm_id']}")
+    whole = await asyncio.to_thread(events, limit=200)
+    types = [one["event_type"] for one in whole["items"]]
+    assert (types, whole["next_cursor"]) == (["vm.terminated", "vm.created"] * 5, None)
+    walked: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        page = await asyncio.to_thread(events, limit=3, cursor=cursor)
+        walked += page["items"]
+        if (cursor := page["next_cursor"]) is None:
+            break
+        assert (len(page["items"]), isinstance(cursor, str)) == (3, True)
+    assert walked == whole["items"]
+    assert await asyncio.to_thread(client.audit.get_event, walked[0]["id"]) == walked[0]
+    made = await asyncio.to_thread(events, event_type="vm.created", status="success")
+    assert made["items"] == walked[1::2]
+    assert (await asyncio.to_thread(events, status="denied"))["items"] == []
+    assert {"vm.created", "vm.terminated"} <= set((await asyncio.to_thread(client.audit.catalog))["catalog"]["vm"])
+    with pytest.raises((InstaVMError, HTTPError), match="422"):
+        await asyncio.to_thread(events, user_id=1)
 
 
 @pytest.mark.parametrize("path", sorted(ABSENT))

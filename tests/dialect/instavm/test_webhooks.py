@@ -226,6 +226,8 @@ async def test_by_upstreams_client(near: Served, here: Caller, receiver: Receive
     sent = await asyncio.to_thread(hooks.send_test_event, id)
     (told,) = await settled(here, id, 1)
     assert (await asyncio.to_thread(hooks.list_deliveries, id, "delivered"))["items"] == [told]
+    heard = [one.verified(made["secret"]) for one in await receiver.some(2)]
+    assert [one["event_type"] for one in heard] == ["webhook.verification", "webhook.test"]
     assert (await asyncio.to_thread(hooks.replay_delivery, sent["id"]))["replay_of"] == told["id"]
     secret = (await asyncio.to_thread(hooks.rotate_secret, id))["secret"]
     assert secret not in (made["secret"], "")

@@ -16,7 +16,7 @@ from polyvisor.dialects.instavm.vms import stamp
 from polyvisor.dialects.instavm.wire import Text
 from polyvisor.engine.audit import RECORDED
 from polyvisor.engine.keys import KeyRequest
-from polyvisor.model.faults import Invalid, NotFound
+from polyvisor.model.faults import Invalid, NotFound, Unsupported
 from polyvisor.model.foreign import Row
 from polyvisor.model.identity import ApiKey, AuditEntry, AuditFilter
 from polyvisor.model.ids import check_name, is_id
@@ -217,10 +217,12 @@ async def catalog(call: Caller) -> dict[str, Any]:
 @router.get("/audit/events")
 async def events(  # noqa: PLR0913 - each is a filter
     call: Caller, event_group: str | None = None, event_type: str | None = None, status: str | None = None,
-    vm_id: str | None = None, session_id: str | None = None, cursor: int | None = None,
+    vm_id: str | None = None, session_id: str | None = None, cursor: int | None = None, user_id: str | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> dict[str, Any]:  # fmt: skip
     """The latest, newest first; `next_cursor` leads to those before."""
+    if user_id is not None:
+        raise Unsupported("user_id: this server knows no users by number; actor_id is a name", field="user_id")
     subject = "" if vm_id is None else names.instance_of(vm_id)
     if session_id is not None:
         subject = (await find_session(call, session_id)).instance or "none"
