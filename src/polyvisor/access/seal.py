@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hmac
 import secrets
 from dataclasses import dataclass, field
 
@@ -23,18 +22,18 @@ def new_key() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """`about` is what a secret belongs to: it opens for that alone, so nobody gets it by moving rows about."""
+    """`about` is what a text belongs to: it is revealed for that alone, so nobody gets it by moving rows about."""
 
     key: str = field(repr=False)
 
-    def close(self, secret: str, about: str) -> str:
-        """The secret as it may be written down."""
+    def seal(self, text: str, about: str) -> str:
+        """The text as it may be written down."""
         nonce = secrets.token_bytes(_NONCE)
-        sealed = self._cipher().encrypt(nonce, secret.encode(), about.encode())
+        sealed = self._cipher().encrypt(nonce, text.encode(), about.encode())
         return base64.b64encode(nonce + sealed).decode()
 
-    def open(self, sealed: str, about: str) -> str:
-        """:raise Internal: it was closed under another key, or for something else."""
+    def reveal(self, sealed: str, about: str) -> str:
+        """:raise Internal: it was sealed with another key, or for something else."""
         try:
             bare = base64.b64decode(sealed, validate=True)
             return self._cipher().decrypt(bare[:_NONCE], bare[_NONCE:], about.encode()).decode()
@@ -42,12 +41,5 @@ class Seal:
             text = "a secret cannot be read: the key of this installation is another one by now"
             raise Internal(text, private=f"{about}: {error!r}") from error
 
-    def mark(self, about: str) -> str:
-        """A word for something that nobody else can guess, and that is the same each time."""
-        return hmac.digest(self._of(b"mark"), about.encode(), "sha256").hex()
-
     def _cipher(self) -> AESGCM:
-        return AESGCM(self._of(b"seal"))
-
-    def _of(self, use: bytes) -> bytes:
-        return hmac.digest(bytes.fromhex(self.key), use, "sha256")
+        return AESGCM(bytes.fromhex(self.key))

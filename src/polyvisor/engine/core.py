@@ -121,7 +121,7 @@ class Engine:
         self.health = HealthEngine(store, host, clock)
         self.standby = StandbyEngine(store, host, clock, self.instances, self.power, waits, network.mode, self._watched)
         self.ingresses = IngressEngine(store, host, clock, self.instances, self.standby, tls or TlsPolicy())
-        self.domains = DomainsEngine(host, dns, seal)
+        self.domains = DomainsEngine(host, dns, seal, secret)
         self._govern(store, host, clock)
         self.keeper = Keeper(
             store, clock, self.endings, self.snapshots, self.schedules, self.tasks, self.pool, self.reclaim,

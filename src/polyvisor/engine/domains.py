@@ -7,6 +7,7 @@ a certificate.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -19,16 +20,17 @@ from polyvisor.ports.dns import Dns
 from polyvisor.ports.host import Host
 
 _SHOWN, _LONGEST = 3, 80
-_WORD = 32
+_BEFORE, _WORD = "polyvisor-verify=", 32
 
 
 class DomainsEngine:
     """What a dialect's custom domains are made of."""
 
-    def __init__(self, host: Host, dns: Dns | None, seal: Seal | None) -> None:
+    def __init__(self, host: Host, dns: Dns | None, seal: Seal | None, secret: str) -> None:
         self._host = host
         self._dns = dns
         self._seal = seal
+        self._secret = secret
 
     def _names(self) -> Dns:
         if self._dns is None:
@@ -45,7 +47,8 @@ class DomainsEngine:
     def word(self, project: ProjectId, domain: str) -> str:
         """What a project's owner writes into the DNS of a name to show that it is his: the same whenever he asks, and
         no other project's."""
-        return self._sealed().mark(f"{project} {domain}")[:_WORD]
+        about = f"domain {project} {domain}"
+        return _BEFORE + hmac.digest(self._secret.encode(), about.encode(), "sha256").hex()[:_WORD]
 
     async def check(self, name: str, wanted: str) -> str:
         """What is wrong with the TXT records at a name, where one is to say that; empty: nothing."""
@@ -64,11 +67,11 @@ class DomainsEngine:
 
     def seal(self, secret: str, domain: str) -> str:
         """A secret about a name, as it may be kept."""
-        return self._sealed().close(secret, domain)
+        return self._sealed().seal(secret, domain)
 
     def unseal(self, sealed: str, domain: str) -> str:
-        """:raise Internal: it was closed under another key."""
-        return self._sealed().open(sealed, domain)
+        """:raise Internal: it was sealed with another key."""
+        return self._sealed().reveal(sealed, domain)
 
     async def add(self, zone: Zone, records: Sequence[Record], *, private: bool) -> Sequence[Record]:
         """See `ports.dns`. :raise Invalid: without a field."""

@@ -118,8 +118,8 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             facts["jwt_secret"],
             config.ingress.tls(),
             HttpCourier(),
-            NameServers(config.instavm.resolvers()),
-            Seal(ensure_seal(config.data)),
+            dns=NameServers(config.instavm.resolvers()),
+            seal=Seal(ensure_seal(config.data)),
         )
         reconciler = Reconciler(store, host, utc_now)
         await reconciler.start()
