@@ -20,6 +20,7 @@ from nameserver import NameServer, name_server
 from polyvisor.dialects.instavm import domains, shares
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.host.hypervisor.fake.proxy import FakeProxy
+from polyvisor.model.faults import Busy
 from polyvisor.model.principal import SYSTEM
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -156,6 +157,25 @@ async def test_a_certificate_that_is_not_given_is_told_and_asked_for_again(
     assert (told["status"], told["last_error"]) == ("failed", "connection refused")
     del proxy.withheld[name]
     assert (await here.ok(line))["status"] == "issued"
+
+
+async def test_a_port_that_cannot_be_had_is_told_and_changes_nothing(
+    here: Caller, names: NameServer, proxy: FakeProxy
+) -> None:
+    way, name = await share(here), domain()
+    made = await here.ok("POST /v1/custom-domains", {"domain": name, "share_id": way["share_id"]})
+    prove(names, made)
+    before = proxy.routes
+    proxy.fail.append(Busy("port 443 of this host is taken", subject="443"))
+    told = await here.ok(f"POST /v1/custom-domains/{made['id']}/verify")
+    assert (told["status"], told["last_error"]) == ("failed", "port 443 of this host is taken")
+    assert proxy.routes == before
+    assert await here.ok(f"GET /v1/shares/{way['share_id']}") == way
+    proxy.fail.append(Busy("port 443 of this host is taken", subject="443"))
+    await here.refused(409, f"PATCH /v1/shares/{way['share_id']}", {"is_public": False})
+    assert await here.ok(f"GET /v1/shares/{way['share_id']}") == way
+    assert proxy.routes == before
+    assert (await here.ok(f"POST /v1/custom-domains/{made['id']}/verify"))["status"] == "issued"
 
 
 async def test_it_follows_its_share(here: Caller, names: NameServer, proxy: FakeProxy) -> None:
@@ -317,7 +337,7 @@ async def test_a_zone_that_takes_changes(
 async def test_a_zone_that_takes_none_of_them(here: Caller, names: NameServer) -> None:
     way, good = await share(here), names.credentials
     body = {"share_id": way["share_id"], "dns_provider": "rfc2136"}
-    before = dict(names.records)
+    before, vms = dict(names.records), await here.ok("GET /v1/vms/")
     for wrong, said in (
         ({"key_secret": RFC2136["key_secret"]}, "key"),
         ({"key_name": "unknown"}, "key"),
@@ -329,7 +349,7 @@ async def test_a_zone_that_takes_none_of_them(here: Caller, names: NameServer) -
         assert (refused["loc"], said in refused["msg"]) == (["body", "dns_credentials"], True), refused
         await here.refused(422, "POST /v1/vms", {"share": {"port": 1}, "custom_domain": asked})
         await here.ok("POST /v1/custom-domains", {"domain": name, "share_id": way["share_id"]})  # nobody has it
-    assert names.records == before
+    assert (names.records, await here.ok("GET /v1/vms/")) == (before, vms)
     # What is there by another hand is not touched.
     name = domain()
     names.put(name, "A", "192.0.2.1")
