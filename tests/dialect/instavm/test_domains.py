@@ -213,6 +213,26 @@ async def test_it_goes_with_its_vm(near: Served, here: Caller, names: NameServer
     await here.refused(404, f"GET /v1/custom-domains/{told['id']}")
 
 
+async def test_it_can_be_deleted_while_its_share_waits_to_be_swept(
+    here: Caller, names: NameServer, proxy: FakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def later(call: Call) -> None:
+        """Nothing is swept."""
+
+    for module in (shares, domains):
+        monkeypatch.setattr(module, "sweep", later)
+    name = domain()
+    made = await here.vm(share={"port": 3000}, custom_domain={"domain": name})
+    told = made["custom_domain"]
+    prove(names, told)
+    await here.ok(f"POST /v1/custom-domains/{told['id']}/verify")
+    await here.ok(f"DELETE /v1/vms/{made['vm_id']}")
+    assert led(proxy, name) != []
+    await here.ok(f"DELETE /v1/custom-domains/{told['id']}")
+    assert led(proxy, name) == []
+    await here.refused(404, f"GET /v1/shares/{made['share']['share_id']}")
+
+
 async def test_it_is_one_projects(
     here: Caller, other: Caller, near: Served, names: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ come in there may come in by it. How it stands with its certificate is the proxy
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -212,11 +213,12 @@ def _bare(fault: Fault) -> str:
 
 
 async def _unserved(call: Call, domain: Domain) -> None:
-    """Nobody is led by it any more; a share that is gone leads nobody anyway."""
+    """Nobody is led by it any more. A share whose VM is gone, and which cannot be changed, goes as a whole."""
     try:
         await shares.lead_no_more(call, domain.share, domain.name)
     except NotFound:
-        log.info("the share of custom domain %s is gone", domain.name)
+        with contextlib.suppress(NotFound):
+            await shares.revoke(call, await shares.find(call, domain.share, Action.INGRESS_CREATE))
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
