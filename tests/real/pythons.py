@@ -18,9 +18,10 @@ _LEFT_OUT = re.compile(r"/(test|tests|idlelib|ensurepip|tkinter|lib2to3|pydoc_da
 
 
 def _files() -> Iterator[Path]:
-    said = subprocess.run(["ldd", str(PYTHON)], capture_output=True, text=True, check=True).stdout
-    yield from map(Path, re.findall(r"(/\S+) \(0x", said))
     library = Path("/usr/lib") / PYTHON.name
+    needy = [PYTHON, *library.glob("lib-dynload/_ssl.*.so")]
+    said = subprocess.run(["ldd", *map(str, needy)], capture_output=True, text=True, check=True).stdout
+    yield from dict.fromkeys(map(Path, re.findall(r"(/\S+) \(0x", said)))
     yield from (p for p in sorted(library.rglob("*")) if p.is_file() and not _LEFT_OUT.search(str(p)))
 
 

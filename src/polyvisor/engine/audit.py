@@ -74,6 +74,12 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "projects": {"create": "project.create", "update": "project.update", "delete": "project.delete"},
     "users": {"create": "user.create", "update": "user.update", "delete": "user.delete"},
     "rows": {"add": "row.add", "save": "row.save", "swap": "row.swap", "remove": "row.remove"},
+    "vaults": {
+        "create": "vault.create", "update": "vault.update", "delete": "vault.delete",
+        "add_credential": "credential.create", "rotate": "credential.rotate", "remove_credential": "credential.delete",
+        "add_services": "vault.serve", "remove_service": "vault.unserve",
+    },
+    "bindings": {"bind": "instance.bind"},
     "rights": {"assign": "pool.assign", "revoke": "pool.revoke"},
     "grants": {"assign": "grant.assign", "revoke": "grant.revoke", "put": "grant.put"},
     "derived": {"change": "grant.derive"},

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from polyvisor import inguest
 from polyvisor.engine.instances import InstancesEngine
-from polyvisor.engine.streams import StreamsEngine
+from polyvisor.engine.streams import StreamsEngine, env_of, plain
 from polyvisor.model.code import TIMED_OUT, Language, Ran
 from polyvisor.model.faults import Invalid, TimedOut, Unavailable, Unsupported
 from polyvisor.model.guest import Exec, Exit, Output
@@ -119,6 +119,7 @@ class CodeEngine:
         except TimeoutError as error:
             raise TimedOut(f"the instance did not come up within {timeout:g} s") from error
         instance = await self._instances.get(principal, instance.id, Action.INSTANCE_INTERACT)
+        given = {**env_of(guest), **given}
         if language is Language.BASH:
             return await self._bash(guest, instance, code, given, clock)
         return await self._python(guest, instance, code, given, clock)
@@ -195,7 +196,7 @@ class CodeEngine:
         for name in _SCRIPTS:
             await guest.write_file(f"{FOLDER}/{name}", _once(inguest.text(name)), mode=0o600)
         ask = Exec(("python3", f"{FOLDER}/runner.py", FOLDER), dict(instance.spec.env), cwd="/", user="0")
-        process = await guest.execute(ask)
+        process = await plain(guest).execute(ask)  # each call brings its own
         heard = _Heard()
         try:
             await process.eof()

@@ -10,6 +10,7 @@ from polyvisor.access.credentials import Doorkeeper
 from polyvisor.access.seal import Seal
 from polyvisor.engine.appliances import AppliancesEngine
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
+from polyvisor.engine.bindings import BindingsEngine
 from polyvisor.engine.code import CodeEngine
 from polyvisor.engine.courier import CourierEngine
 from polyvisor.engine.derived import DerivedEngine
@@ -30,6 +31,7 @@ from polyvisor.engine.keys import KeysEngine, SessionsEngine
 from polyvisor.engine.media import Maker, MediaEngine
 from polyvisor.engine.nics import NicsEngine
 from polyvisor.engine.numbers import NumbersEngine
+from polyvisor.engine.openings import Openings
 from polyvisor.engine.pool import PoolEngine
 from polyvisor.engine.pools import PoolsEngine
 from polyvisor.engine.power import PowerEngine
@@ -50,6 +52,7 @@ from polyvisor.engine.tasks import TasksEngine
 from polyvisor.engine.templates import TemplatesEngine
 from polyvisor.engine.terminals import TerminalsEngine
 from polyvisor.engine.users import GrantsEngine, UsersEngine
+from polyvisor.engine.vaults import VaultsEngine
 from polyvisor.engine.volumes import VolumesEngine
 from polyvisor.engine.waits import Waits
 from polyvisor.model.compression import AS_IT_IS, Packing
@@ -63,6 +66,7 @@ from polyvisor.ports.courier import Courier
 from polyvisor.ports.dns import Dns
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store
+from polyvisor.ports.vaults import Safe
 
 
 class Engine:
@@ -83,6 +87,8 @@ class Engine:
         courier: Courier | None = None,
         dns: Dns | None = None,
         seal: Seal | None = None,
+        safe: Safe | None = None,
+        openings: Openings | None = None,
     ) -> None:
         self.clock = clock
         self.ends: list[Callable[[], Awaitable[None]]] = []  # of what dialects have under way, when the server goes
@@ -101,6 +107,7 @@ class Engine:
         self.media = MediaEngine(host, self.pools, maker)
         self.appliances = AppliancesEngine(host, self.media)
         self.streams = StreamsEngine(host, self.instances, waits)
+        self._use_vaults(store, host, waits, safe, openings)
         self.code = CodeEngine(self.instances, self.streams)
         self.files = FilesEngine(store, host, self.instances, self.streams, self.volumes)
         self.screens = ScreensEngine(host, self.instances)
@@ -127,6 +134,11 @@ class Engine:
             store, clock, self.endings, self.snapshots, self.schedules, self.tasks, self.pool, self.reclaim,
             self.standby, self.health, self.sessions,
         )  # fmt: skip
+
+    def _use_vaults(self, store: Store, host: Host, waits: Waits, safe: Safe | None, openings: Openings | None) -> None:
+        self.vaults = VaultsEngine(store, self.clock, safe)
+        self.bindings = BindingsEngine(store, host, self.instances, waits, safe, openings)
+        self.streams.supply = self.bindings.supply
 
     def _watched(self, id: InstanceId) -> int:
         return self.streams.watched(id) + self.screens.watched(id)

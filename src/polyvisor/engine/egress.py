@@ -64,5 +64,11 @@ class EgressEngine:
 
 def _holds(instance: Instance, policy: EgressPolicy | None) -> bool:
     """Whether the policy is in force, or another has taken its place, or there is nothing that it could hold for."""
-    up = instance.observed.phase in _UP and instance.spec.network and instance.address is not None
-    return not up or instance.spec.egress != policy or instance.observed.egress == mark_of(policy)
+    return instance.spec.egress != policy or in_force(instance)
+
+
+def in_force(instance: Instance) -> bool:
+    """Whether what it reaches is what its spec says, as far as it runs."""
+    spec = instance.spec
+    up = instance.observed.phase in _UP and spec.network and instance.address is not None
+    return not up or instance.observed.egress == mark_of(spec.egress, opened=bool(spec.vaults))

@@ -71,6 +71,8 @@ class ForksEngine:
             require_no_tpm(source)
         if kind is SnapshotKind.DISK:
             wanted = replace(wanted, mounts=shared)
+        if wanted.vaults is None and source.project == principal.project:  # nobody takes another's vaults along
+            wanted = replace(wanted, vaults=tuple(one.vault for one in source.spec.vaults if not one.lent))
         name = wanted.name or f"{source.name[:50]}-{secrets.token_hex(4)}"
         batch = self._join(principal, (source.id, kind))
         asked = None

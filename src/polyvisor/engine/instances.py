@@ -18,6 +18,7 @@ from polyvisor.engine.images import ImagesEngine
 from polyvisor.engine.origins import find_snapshot, find_template, require_ready
 from polyvisor.engine.packing import CompressionPolicy
 from polyvisor.engine.resolve import bare_spec, blank_spec, fork_spec, resolve_spec
+from polyvisor.engine.vaults import find_vault
 from polyvisor.engine.waits import Waits
 from polyvisor.model.blueprint import blueprint_of
 from polyvisor.model.ending import Ending
@@ -232,6 +233,8 @@ class InstancesEngine:
                 raise NotFound("snapshot: it was deleted", field="snapshot", subject=spec.origin) from error
         for mount in instance.mounts:
             await admit_mount(unit, principal, instance.project, mount)
+        for one in instance.spec.vaults:
+            await find_vault(unit, principal, one.vault, Action.VAULT_USE, instance.project)
 
     async def open(self, unit: Unit, instance: Instance, verb: Verb, subject: str = "") -> Operation:
         """Write an operation down, in the caller's transaction, with its event."""

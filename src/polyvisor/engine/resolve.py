@@ -29,6 +29,7 @@ from polyvisor.model.spec import (
     room_for,
 )
 from polyvisor.model.units import MIB, Bytes
+from polyvisor.model.vault import Binding
 
 T = TypeVar("T")
 _FULL_MEMORY = Bytes(1024 * MIB)
@@ -98,8 +99,14 @@ def _common(wanted: Create) -> dict[str, Any]:
         "upload_rate": _or(wanted.upload_rate, Bytes(0)), "health": wanted.health,
         "displays": wanted.displays or (), "bridged": wanted.bridged or (),
         "tpm": FIRST_TPM if wanted.tpm else Tpm(), "egress": wanted.egress,
+        "vaults": bindings(wanted),
         "ending": _or(wanted.ending, Ending()),
     }  # fmt: skip
+
+
+def bindings(wanted: Create) -> tuple[Binding, ...]:
+    """Those that are asked for: a snapshot keeps none, since who makes something of it is somebody else."""
+    return tuple(Binding(vault) for vault in dict.fromkeys(wanted.vaults or ()))
 
 
 def bare_spec(spec: Spec) -> Spec:
@@ -108,7 +115,7 @@ def bare_spec(spec: Spec) -> Spec:
         spec, argv=(), lead=0, env=(), cwd="", user="", hostname="template", ports=(), labels=(),
         restart=RestartPolicy(), autostart=False, compression=None, compression_delay=None,
         standby=None, disk_rate=Bytes(0), download_rate=Bytes(0), upload_rate=Bytes(0), health=None, egress=None,
-        ending=Ending(), bare=True,
+        vaults=(), ending=Ending(), bare=True,
     )  # fmt: skip
 
 
@@ -141,7 +148,8 @@ def fork_spec(wanted: Create, snapshot: Snapshot) -> Spec:
             disk_rate=_or(wanted.disk_rate, was.disk_rate),
             download_rate=_or(wanted.download_rate, was.download_rate),
             upload_rate=_or(wanted.upload_rate, was.upload_rate), health=_or(wanted.health, was.health),
-            egress=_or(wanted.egress, was.egress), ending=_or(wanted.ending, Ending()), macs=(), later=None,
+            egress=_or(wanted.egress, was.egress), vaults=bindings(wanted),
+            ending=_or(wanted.ending, Ending()), macs=(), later=None,
         )
     )  # fmt: skip
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from polyvisor.engine.instances import InstancesEngine
 from polyvisor.engine.waits import Waits
@@ -26,6 +28,34 @@ _EXERCISE_LIMIT = Seconds(10.0)
 READY_LIMIT = 120.0  # how long a command may wait for a guest that is still coming up
 
 
+Supply = Callable[[Instance, Guest], Awaitable[Mapping[str, str]]]
+
+
+class Supplied:
+    """A Guest whose commands have further variables, where the caller does not say otherwise."""
+
+    def __init__(self, guest: Guest, env: Mapping[str, str]) -> None:
+        self._guest = guest
+        self.env = env
+
+    async def execute(self, ask: Exec) -> Process:
+        """See Guest."""
+        return await self._guest.execute(replace(ask, env={**self.env, **ask.env}))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._guest, name)
+
+
+def plain(guest: Guest) -> Guest:
+    """The same without them, for what outlives what they hold for."""
+    return guest._guest if isinstance(guest, Supplied) else guest
+
+
+def env_of(guest: Guest) -> Mapping[str, str]:
+    """Those further variables."""
+    return guest.env if isinstance(guest, Supplied) else {}
+
+
 class StreamsEngine:
     """Bytes in and out of running machines."""
 
@@ -34,6 +64,7 @@ class StreamsEngine:
         self._instances = instances
         self._waits = waits
         self._watched: Counter[InstanceId] = Counter()
+        self.supply: Supply | None = None  # what whoever is run in a guest is told beside what its caller says
 
     async def guest(self, principal: Principal, key: str) -> Guest:
         """The agent of a running instance, awaited while the guest is coming up.
@@ -45,7 +76,10 @@ class StreamsEngine:
             instance = await self._coming_up(instance)
         if face(instance) is not Face.RUNNING:
             raise WrongState(f"the instance is {face(instance)}")
-        return await self._host.guest(instance.id)
+        guest = await self._host.guest(instance.id)
+        if not instance.spec.vaults or self.supply is None:
+            return guest
+        return cast(Guest, Supplied(guest, await self.supply(instance, guest)))
 
     async def _coming_up(self, instance: Instance) -> Instance:
         try:

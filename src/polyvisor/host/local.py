@@ -591,5 +591,6 @@ class LocalHost:
                 await vm.close()
         self._vms.clear()
         await self._memory_files.close()
+        await self._network.close()
         if idle:
             await self._network.stop()

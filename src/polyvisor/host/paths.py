@@ -75,6 +75,11 @@ class Paths:
         return self.root / "ingress"
 
     @property
+    def vaults(self) -> Path:
+        """Keys: the one that credentials are sealed with, and the authority that guests with vaults believe."""
+        return self.root / "vaults"
+
+    @property
     def ballast(self) -> Path:
         """Room that is kept for when there is none."""
         return self.root / "ballast"

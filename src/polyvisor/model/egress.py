@@ -135,6 +135,8 @@ def check_egress(policy: EgressPolicy) -> EgressPolicy:
     )  # fmt: skip
 
 
-def mark_of(policy: EgressPolicy | None) -> str:
-    """A short name for what is in force, for who waits until it is; of no policy, an empty one."""
-    return "" if policy is None else hashlib.sha256(repr(policy).encode()).hexdigest()[:16]
+def mark_of(policy: EgressPolicy | None, *, opened: bool = False) -> str:
+    """A short name for what is in force, for who waits until it is; of no policy, an empty one. `opened`: some of what
+    it says to the world is opened on its way, to put credentials in."""
+    mark = "" if policy is None else hashlib.sha256(repr(policy).encode()).hexdigest()[:16]
+    return mark + "+vaults" if opened else mark

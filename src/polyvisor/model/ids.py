@@ -20,6 +20,9 @@ IngressId = NewType("IngressId", str)
 KeyId = NewType("KeyId", str)
 UserId = NewType("UserId", str)
 HostId = NewType("HostId", str)
+VaultId = NewType("VaultId", str)
+CredentialId = NewType("CredentialId", str)
+ServiceId = NewType("ServiceId", str)
 Digest = NewType("Digest", str)
 
 LENGTH = 24

@@ -9,6 +9,7 @@ from polyvisor.model.egress import EgressPolicy
 from polyvisor.model.ending import Ending
 from polyvisor.model.foreign import Foreign
 from polyvisor.model.health import HealthCheck
+from polyvisor.model.ids import VaultId
 from polyvisor.model.instance import Mount, Power
 from polyvisor.model.spec import CloudInit, Display, Firmware, Port, RestartPolicy, Shape
 from polyvisor.model.standby import StandbyPolicy
@@ -64,3 +65,4 @@ class Create:
     tpm: bool | None = None
     ending: Ending | None = None
     egress: EgressPolicy | None = None
+    vaults: tuple[VaultId, ...] | None = None

@@ -15,6 +15,7 @@ from polyvisor.model.health import HealthCheck, check_health
 from polyvisor.model.ids import Digest
 from polyvisor.model.standby import StandbyPolicy, check_standby
 from polyvisor.model.units import GIB, MIB, TIB, Bytes, Seconds
+from polyvisor.model.vault import MOST_BOUND, Binding
 
 DEFAULT_GRACE = Seconds(30.0)
 
@@ -172,6 +173,7 @@ class Spec:
     tpm: Tpm = Tpm()
     ending: Ending = Ending()
     egress: EgressPolicy | None = None  # what it may reach; None: what its network reaches
+    vaults: tuple[Binding, ...] = ()  # whose credentials it uses
     later: Reshape | None = None
 
     @property
@@ -275,6 +277,10 @@ def _check_egress(spec: Spec) -> None:
         if spec.bridged:
             text = "egress: a machine on a network of the host's reaches what that network reaches"
             raise Invalid(text, field="egress")
+    if len(spec.vaults) > MOST_BOUND:
+        raise Invalid(f"vaults: there are more than {MOST_BOUND}", field="vaults")
+    if spec.vaults and (spec.bridged or not spec.network):
+        raise Invalid("vaults: only a machine on a network of ours uses credentials", field="vaults")
 
 
 def _check_overlays(spec: Spec) -> None:

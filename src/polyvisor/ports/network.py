@@ -48,6 +48,9 @@ class NetworkDriver(Protocol):
         :raise Unavailable: not at this moment.
         """
 
+    async def close(self) -> None:
+        """This server goes; what there is of instances stays."""
+
     async def sweep(self, known: Collection[InstanceId]) -> None:
         """Remove what belongs to no known instance."""
 

@@ -45,6 +45,7 @@ from polyvisor.model.ssh import SshKey
 from polyvisor.model.task import Task
 from polyvisor.model.units import Bytes
 from polyvisor.model.volume import PoolRights, Volume, VolumeState
+from polyvisor.ports.vaults import VaultRecords
 
 
 class Instances(Protocol):
@@ -538,6 +539,7 @@ class Unit(Protocol):
     audit: AuditLog
     pools: Pools
     ssh_keys: SshKeys
+    vaults: VaultRecords
 
 
 class Store(Protocol):

@@ -9,7 +9,7 @@ from polyvisor.model.egress import mark_of
 from polyvisor.model.faults import Fault
 from polyvisor.model.host import Observation, Sight
 from polyvisor.model.instance import HOST_RESTART, Ended, Instance, Observed, Phase, Power, RunRecord, same_process
-from polyvisor.model.spec import RestartMode, RestartPolicy
+from polyvisor.model.spec import RestartMode, RestartPolicy, Spec
 
 LONGEST_BACKOFF = 300.0
 SHORTEST_BACKOFF = 0.1
@@ -49,8 +49,12 @@ def up(instance: Instance, seen: Observation, now: datetime) -> Observed:
     return replace(
         was, phase=phase, since=was.since if same else now, ready=seen.ready or (was.ready and phase is Phase.PAUSED),
         ended=None, fault=seen.trouble, fault_kind="NoCapacity" if seen.trouble else "",
-        egress=was.egress if seen.astray else mark_of(instance.spec.egress),
+        egress=was.egress if seen.astray else _in_force(instance.spec),
     )  # fmt: skip
+
+
+def _in_force(spec: Spec) -> str:
+    return mark_of(spec.egress, opened=bool(spec.vaults))
 
 
 def ending(instance: Instance, seen: Observation, now: datetime) -> Observed:

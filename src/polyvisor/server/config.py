@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -67,13 +68,25 @@ class NetworkConfig:
     """`mode` is `user` or `bridge`; `subnet` empty: the mode's own. `bridge` names the device in bridge mode.
 
     `packages`: names, with commas between, that a machine may reach which may reach package registries, beside those
-    that apt, pip and npm of this host are set to.
+    that apt, pip and npm of this host are set to. `vaults_ca`: a file of certificates of authorities; hosts that
+    credentials of vaults go to are believed by these too.
     """
 
     mode: str = "user"
     subnet: str = ""
     bridge: str = "polyvisor0"
     packages: str = ""
+    vaults_ca: str = ""
+
+    def authorities(self) -> str:
+        """:raise Invalid: there is no such file, or there are no certificates in it."""
+        if self.vaults_ca:
+            try:
+                ssl.create_default_context(cafile=self.vaults_ca)
+            except (OSError, ssl.SSLError) as error:
+                text = "network.vaults_ca: must be a file of certificates (PEM)"
+                raise Invalid(text, field="network.vaults_ca") from error
+        return self.vaults_ca
 
     def registries(self) -> tuple[str, ...]:
         """All of them. :raise Invalid:"""
@@ -330,6 +343,7 @@ def load(file: Path | None, flags: Mapping[str, str | None]) -> Config:
             tree.setdefault(section, {})[key] = flag
     config = _build(tree)
     config.default_network()
+    config.network.authorities()
     config.memory.packing()
     config.memory.reclaim()
     config.velocity.lifetime()

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from polyvisor.access.seal import Seal
 from polyvisor.engine import Engine
+from polyvisor.engine.openings import Openings
 from polyvisor.host.boot import BootFiles
 from polyvisor.host.courier import HttpCourier
 from polyvisor.host.dns import NameServers
@@ -30,7 +31,9 @@ from polyvisor.host.network.bridged import HostNics
 from polyvisor.host.network.user import UserNetwork
 from polyvisor.host.paths import Paths
 from polyvisor.host.run import use_proxies
+from polyvisor.host.sealing import FileSafe
 from polyvisor.host.storage import FileStorage
+from polyvisor.host.vaults.gate import Gate
 from polyvisor.model.faults import Busy
 from polyvisor.model.ids import HostId
 from polyvisor.model.network import NetworkMode
@@ -65,7 +68,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def make_host(config: Config, id: HostId) -> Host:
+async def make_host(config: Config, id: HostId, gate: Gate | None = None) -> Host:
     """This machine as a host. :raise Unsupported: it cannot run guests, or not in that network mode."""
     paths = Paths(config.data, config.places(id))
     paths.make()
@@ -77,7 +80,7 @@ async def make_host(config: Config, id: HostId) -> Host:
             proxy=FakeProxy(), nics=HostNics(config.host_nics(), real=False),
         )  # fmt: skip
     packages = config.network.registries()
-    network: NetworkDriver = UserNetwork(packages)
+    network: NetworkDriver = UserNetwork(packages, gate=gate)
     if config.network.mode == NetworkMode.BRIDGE:
         network = BridgeNetwork(paths, config.default_network(), config.network.bridge, packages)
     bounds = Bounds(disk=parse_size(config.images.largest, "images.largest"))
@@ -101,7 +104,11 @@ async def running(config: Config) -> AsyncIterator[Parts]:
     try:
         await claim(config.data, store)
         facts = await ensure_operator(store, config.data, utc_now)
-        host = await make_host(config, await store.host_id())
+        safe = FileSafe(Paths(config.data).vaults)
+        openings = Openings(store, utc_now, safe.sealer)
+        host = await make_host(
+            config, await store.host_id(), Gate(openings, safe.authority, config.network.authorities())
+        )
         uploads = config.data / "uploads"
         uploads.mkdir(mode=0o700, exist_ok=True)
         for left in uploads.iterdir():
@@ -120,15 +127,15 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             HttpCourier(),
             dns=NameServers(config.instavm.resolvers()),
             seal=Seal(ensure_seal(config.data)),
+            safe=safe,
+            openings=openings,
         )
         reconciler = Reconciler(store, host, utc_now)
         await reconciler.start()
         chores: list[asyncio.Task[None]] = []
         try:
-            await engine.volumes.recover()
-            await engine.snapshots.recover()
-            await engine.templates.recover()
-            await engine.ingresses.recover()
+            for noun in (engine.volumes, engine.snapshots, engine.templates, engine.ingresses, engine.bindings):
+                await noun.recover()
             await engine.power.autostart(SYSTEM)
             chores.append(asyncio.create_task(engine.keeper.run(), name="keeper"))
             chores.append(asyncio.create_task(engine.standby.follow(), name="wake on traffic"))
@@ -138,15 +145,13 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
-            await engine.health.close()
-            await engine.pushes.close()
-            await engine.forks.close()
-            await engine.endings.close()
-            await engine.audit.close()
+            for part in (engine.health, engine.pushes, engine.forks, engine.endings, engine.audit):
+                await part.close()
             await reconciler.close()
             async with store.read() as unit:
                 idle = not await unit.instances.all()
             await host.close(idle=idle)
+            await openings.close()
     finally:
         await store.close()
         lock.close()

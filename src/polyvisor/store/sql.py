@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from polyvisor.model.ids import HostId, InstanceId, mint
 from polyvisor.ports import store as port
+from polyvisor.ports.vaults import VaultRecords
 from polyvisor.store import engines, migrations
 from polyvisor.store.audit import SqlAudit
 from polyvisor.store.bulletin import Bulletin
@@ -40,6 +41,7 @@ from polyvisor.store.snapshots import SqlSnapshots
 from polyvisor.store.ssh_keys import SqlSshKeys
 from polyvisor.store.tables import meta
 from polyvisor.store.tasks import SqlTasks
+from polyvisor.store.vaults import SqlVaults
 from polyvisor.store.volumes import SqlVolumes
 from polyvisor.store.work import Work
 
@@ -65,6 +67,7 @@ class SqlUnit:
         self.ssh_keys: port.SshKeys = SqlSshKeys(work)
         self.audit: port.AuditLog = SqlAudit(work)
         self.pools: port.Pools = SqlPools(work)
+        self.vaults: VaultRecords = SqlVaults(work)
 
     def wake(self, id: InstanceId) -> None:
         """Publish the wish of an instance whose intent is what it was."""

@@ -467,6 +467,54 @@ ssh_keys = Table(
     sqlite_autoincrement=True,
 )
 
+vaults = Table(
+    "vaults",
+    metadata,
+    Column("number", Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False),
+    Column("project", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    UniqueConstraint("id", name="uq_vaults_id"),
+    UniqueConstraint("project", "name", name="uq_vaults_name"),
+)
+
+vault_credentials = Table(
+    "vault_credentials",
+    metadata,
+    Column("number", Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False),
+    Column("vault", Text, ForeignKey("vaults.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    UniqueConstraint("id", name="uq_vault_credentials_id"),
+    UniqueConstraint("vault", "name", name="uq_vault_credentials_name"),
+)
+
+vault_services = Table(
+    "vault_services",
+    metadata,
+    Column("number", Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False),
+    Column("vault", Text, ForeignKey("vaults.id", ondelete="CASCADE"), nullable=False),
+    Column("host", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    UniqueConstraint("id", name="uq_vault_services_id"),
+    UniqueConstraint("vault", "host", name="uq_vault_services_host"),
+)
+
+vault_requests = Table(
+    "vault_requests",
+    metadata,
+    Column("number", Serial, primary_key=True, autoincrement=True),
+    Column("vault", Text, ForeignKey("vaults.id", ondelete="CASCADE"), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("status", BigInteger, nullable=False),
+    Column("credential", Text, nullable=False),
+    Index("ix_vault_requests_vault", "vault", "number"),
+)
+
 # What only a dialect has. `subject` is no foreign key, as above. A key is never given twice, hence AUTOINCREMENT.
 rows = Table(
     "rows",

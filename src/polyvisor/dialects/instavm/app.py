@@ -15,6 +15,7 @@ from polyvisor.dialects.instavm import (
     routes_sessions,
     routes_shares,
     routes_snapshots,
+    routes_vaults,
     routes_vms,
     routes_volumes,
     routes_webhooks,
@@ -72,8 +73,8 @@ def make_app(engine: Engine, settings: Settings | None = None) -> Instavm:
     for router in (
         routes_vms.router, routes_sessions.router, routes_sessions.root, routes_code.router, routes_ptys.by_vm,
         routes_ptys.by_session, routes_snapshots.router, routes_shares.router, routes_domains.router,
-        routes_egress.router,
-        routes_volumes.router, routes_webhooks.router, routes_platform.router, routes_platform.absent,
+        routes_egress.router, routes_volumes.router, routes_webhooks.router, routes_vaults.router,
+        routes_platform.router, routes_platform.absent,
     ):  # fmt: skip
         app.include_router(router)
     whole = Instavm(app)

@@ -48,6 +48,7 @@ STATUS: Mapping[type[Fault], int] = total(
 _FIELDS = {
     "lifetime": "vm_lifetime_seconds", "memory": "memory_mb", "vcpus": "vcpu_count", "image": "image_variant",
     "snapshot": "snapshot_id", "ending.name": "snapshot_name", "egress": "egress_policy", "labels": "metadata",
+    "vaults": "vault_ids",
 }  # fmt: skip
 """Our fields that are called otherwise here."""
 _WAIT = 5.0

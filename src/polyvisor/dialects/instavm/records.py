@@ -17,7 +17,7 @@ from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.names import DIALECT, VM
 from polyvisor.model.faults import NotFound
 from polyvisor.model.foreign import Row
-from polyvisor.model.ids import ProjectId
+from polyvisor.model.ids import ProjectId, VaultId
 from polyvisor.model.instance import Instance
 from polyvisor.model.principal import Action
 
@@ -39,6 +39,12 @@ class Wishes:
     snapshot: bool = False
     snapshot_name: str = ""
     egress: Mapping[str, Any] | None = None
+    vaults: tuple[str, ...] = ()
+
+    @property
+    def bound(self) -> tuple[VaultId, ...]:
+        """The vaults, for a new VM."""
+        return tuple(VaultId(one) for one in self.vaults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,7 @@ class Record:
 def _session(row: Row) -> Session:
     data = json.loads(row.data)
     wishes = Wishes(**data["wishes"])
+    wishes = replace(wishes, vaults=tuple(wishes.vaults))
     return Session(row.name, row.project, datetime.fromisoformat(data["created"]), wishes, data["instance"], row.key)
 
 

@@ -40,9 +40,10 @@ async def _run(call: Call, body: ExecuteRequest, session_id: str) -> ExecuteResp
         raise TimedOut("the VM is still coming up; try again") from error
     if "timeout" in body.model_fields_set:
         limit = max(1.0, limit - (asyncio.get_running_loop().time() - began))
-    ran = await call.core.code.run(
-        call.principal, vm.instance.id, code, Language(body.language), timeout=limit, env=await staged.of(call, vm)
-    )
+    async with call.core.bindings.lend(call.principal, vm.instance.id, body.vault_ids or ()):
+        ran = await call.core.code.run(
+            call.principal, vm.instance.id, code, Language(body.language), timeout=limit, env=await staged.of(call, vm)
+        )
     return ExecuteResponse(
         stdout=ran.stdout, stderr=ran.stderr, execution_time=ran.execution_time, cpu_time=ran.cpu_time,
         exit_code=ran.exit_code,
@@ -58,8 +59,6 @@ def _check(body: ExecuteRequest) -> None:
     """:raise Invalid:"""
     if body.command is None and body.code is None:
         raise Invalid("command: Field required", field="command")
-    if body.vault_ids:
-        raise Invalid("vault_ids: this server has no vaults", field="vault_ids")
 
 
 @router.post("/execute")

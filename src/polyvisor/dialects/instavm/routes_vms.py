@@ -36,7 +36,6 @@ Wait = Annotated[bool, Query()]
 async def create(call: Caller, body: VMCreateRequest, wait: Wait = True) -> VMCreateResponse:
     """A VM and its session, or the next VM of one."""
     call.settings.admit_lifetime(body.vm_lifetime_seconds)
-    _refuse(body)
     domain = await _domain(call, body)
     wishes = _wishes(body)
     if body.session_id is None:
@@ -47,6 +46,7 @@ async def create(call: Caller, body: VMCreateRequest, wait: Wait = True) -> VMCr
             raise NotFound(f"Session {body.session_id} not found")
         if await vms.of_session(call, session) is not None:
             raise Exists("session_id: the session has a VM already; end that first")
+        session = await vms.without_gone(call, session)
         session = replace(session, wishes=_merged(session.wishes, wishes, body))
         return await _spawn(call, session, body, domain, wait=wait)
 
@@ -89,16 +89,6 @@ async def _named(call: Call, share: shares.Share, domain: domains.Wanted) -> dic
         raise
 
 
-def _refuse(body: VMCreateRequest) -> None:
-    """What is not here yet is said, and nothing is made. :raise Unsupported:"""
-    given = {
-        "vault_ids": body.vault_ids,
-    }  # fmt: skip
-    for field, said in given.items():
-        if said:
-            raise Unsupported(f"{field}: this server cannot do that", field=field)
-
-
 def _wishes(body: VMCreateRequest) -> Wishes:
     return Wishes(
         lifetime=body.vm_lifetime_seconds, memory_mb=body.memory_mb, vcpus=body.vcpu_count,
@@ -106,6 +96,7 @@ def _wishes(body: VMCreateRequest) -> Wishes:
         suspend=bool(body.auto_suspend), resume=bool(body.auto_resume), snapshot=bool(body.snapshot_on_terminate),
         snapshot_name=body.snapshot_name or "",
         egress=None if body.egress_policy is None else kept(policy_in(body.egress_policy)),
+        vaults=tuple(dict.fromkeys(body.vault_ids or ())),
     )  # fmt: skip
 
 
@@ -113,6 +104,7 @@ _SAID_AS = {
     "lifetime": "vm_lifetime_seconds", "memory_mb": "memory_mb", "vcpus": "vcpu_count", "metadata": "metadata",
     "env": "env", "variant": "image_variant", "suspend": "auto_suspend", "resume": "auto_resume",
     "snapshot": "snapshot_on_terminate", "snapshot_name": "snapshot_name", "egress": "egress_policy",
+    "vaults": "vault_ids",
 }  # fmt: skip
 
 
@@ -174,8 +166,6 @@ async def get(call: Caller, vm_id: str) -> dict[str, Any]:
 async def update(call: Caller, vm_id: str, body: VMUpdateRequest) -> dict[str, Any]:
     """What is said of its end, its lifetime from now on, its metadata. What is left out stays."""
     call.settings.admit_lifetime(body.vm_lifetime_seconds)
-    if body.vault_ids:
-        raise Unsupported("vault_ids: this server cannot do that", field="vault_ids")
     async with vms.held(call, vm_id, Action.INSTANCE_ALTER) as vm:
         spec = vm.instance.spec
         for field, wanted, has in (
@@ -193,6 +183,9 @@ async def update(call: Caller, vm_id: str, body: VMUpdateRequest) -> dict[str, A
 
 
 async def _changed(call: Call, vm: Vm, body: VMUpdateRequest, ending: Ending) -> Vm:
+    if body.vault_ids is not None:  # the first, since it is what may be refused
+        vm = replace(vm, instance=await call.core.bindings.bind(call.principal, vm.instance.id, body.vault_ids))
+        await _remember_vaults(call, vm)
     lifetime = vms.seconds(body.vm_lifetime_seconds)
     labels = None if body.metadata is None else dict(vms.labels_of(body.metadata))
     if (ending, lifetime, labels) != (vm.instance.spec.ending, None, None):
@@ -210,6 +203,18 @@ async def _changed(call: Call, vm: Vm, body: VMUpdateRequest, ending: Ending) ->
     if record != vm.record:
         vm = replace(vm, record=await records.write_record(call, record, Action.INSTANCE_ALTER))
     return vm
+
+
+async def _remember_vaults(call: Call, vm: Vm) -> None:
+    """The next VMs of its session have them as well."""
+    async with vms.one_at_a_time(vm.record.session):
+        try:
+            session = await records.find_session(call, vm.record.session, Action.INSTANCE_ALTER)
+        except NotFound:  # of a VM that was made elsewhere
+            return
+        if session.key:
+            wishes = replace(session.wishes, vaults=vms.vaults_of(vm.instance))
+            await records.write_session(call, replace(session, wishes=wishes))
 
 
 @router.delete("/v1/vms/{vm_id}")
@@ -238,7 +243,9 @@ async def clone(
     else:
         await call.core.streams.sync(call.principal, vm.instance.id)
         lifetime = vms.seconds(session.wishes.lifetime)
-        wanted = Create(foreign=vms.foreign(), labels=vm.instance.spec.labels, lifetime=lifetime)
+        wanted = Create(
+            foreign=vms.foreign(), labels=vm.instance.spec.labels, lifetime=lifetime, vaults=session.wishes.bound
+        )
         asked = await call.core.forks.fork(call.principal, vm.instance.id, wanted, SnapshotKind.DISK)
         session, copy = await vms.adopted(call, session, asked, "", wait=wait)
         kept = {"snapshot_id": None, "snapshot_deleted": True}
@@ -248,11 +255,13 @@ async def clone(
 
 async def _wishes_of(call: Call, vm: Vm) -> Wishes:
     """What the VM's session wants; a clone is to be the like, without an end that was its source's."""
+    own = vm.instance.project == call.principal.project
+    vaults = vms.vaults_of(vm.instance) if own else ()
     try:
         session = await records.find_session(call, vm.record.session)
     except NotFound:
-        return Wishes(metadata=vm.record.metadata)
-    return replace(session.wishes, metadata=vm.record.metadata, env={}, vcpus=None, memory_mb=None)
+        return Wishes(metadata=vm.record.metadata, vaults=vaults)
+    return replace(session.wishes, metadata=vm.record.metadata, env={}, vcpus=None, memory_mb=None, vaults=vaults)
 
 
 @router.post("/v1/vms/{vm_id}/snapshot")

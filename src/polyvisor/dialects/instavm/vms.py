@@ -167,12 +167,27 @@ def foreign() -> Foreign:
     return Foreign(DIALECT, alias=(VM, names.vm_id("{id}", 1)))
 
 
+def vaults_of(instance: Instance) -> tuple[str, ...]:
+    """Those that it uses for good."""
+    return tuple(one.vault for one in instance.spec.vaults if not one.lent)
+
+
+async def without_gone(call: Call, session: Session) -> Session:
+    """A session as it is for its next VM: vaults that were deleted since are not asked for."""
+    if not session.wishes.vaults:
+        return session
+    there = {one.id for one in await call.core.vaults.list(call.principal)}
+    vaults = tuple(one for one in session.wishes.vaults if one in there)
+    return replace(session, wishes=replace(session.wishes, vaults=vaults))
+
+
 def _create(call: Call, wishes: Wishes, origin: Origin) -> Create:
     ending = Ending(wishes.suspend, wishes.snapshot, wishes.snapshot_name)
     wanted = Create(
         env=tuple(wishes.env.items()), mounts=origin.mounts, labels=labels_of(wishes.metadata), ending=ending,
         lifetime=seconds(wishes.lifetime),
         foreign=foreign(), egress=policies.policy_in(wishes.egress),
+        vaults=wishes.bound,
     )  # fmt: skip
     vcpus, memory = wishes.vcpus, wishes.memory_mb
     if origin.snapshot:
@@ -253,7 +268,7 @@ async def ready(call: Call, session: Session) -> Vm:
             return await awake(call, vm)
         if not session.key:
             raise NotFound(f"Session {session.id} has no VM")
-        return (await spawn(call, session))[1]
+        return (await spawn(call, await without_gone(call, session)))[1]
 
 
 async def awake(call: Call, vm: Vm) -> Vm:
@@ -335,6 +350,7 @@ def described(call: Call, vm: Vm) -> dict[str, Any]:
         "env_status": env_status(vm),
         "name": instance.name,
         "ip": instance.address.ip if instance.address else None,
+        "vault_ids": list(vaults_of(instance)),
     }
 
 

@@ -22,6 +22,7 @@ from polyvisor.host.network.tap import exists
 from polyvisor.host.network.walls import Wall
 from polyvisor.host.paths import Paths
 from polyvisor.host.run import run
+from polyvisor.host.vaults.gate import require_gate
 from polyvisor.model.faults import Internal, Invalid, Unsupported
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import InstanceId
@@ -136,6 +137,9 @@ class BridgeNetwork:
             if member.download and exists(member.tap):
                 await _slow(member)
 
+    async def close(self) -> None:
+        """See NetworkDriver."""
+
     async def stop(self) -> None:
         """See NetworkDriver."""
         await self._names.stop()
@@ -150,6 +154,7 @@ class BridgeNetwork:
 
     def check(self, blueprint: Blueprint) -> None:
         """See NetworkDriver."""
+        require_gate(blueprint, there=False)
         if blueprint.spec.ports:
             raise Unsupported("ports: in bridge mode the host reaches the instance at its own address", field="ports")
 

@@ -23,10 +23,12 @@ _REASON = 0x80000000  # no mark of ours for other purposes has this bit
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a host knows beside the policy: names of package registries, and addresses that are open to no machine."""
+    """What a host knows beside the policy: names of package registries, addresses that are open to no machine, and
+    whether what the machine says to others at port 443 is led to who puts credentials in."""
 
     packages: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
+    opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,18 +32,21 @@ from polyvisor.model.instance import Address
 from polyvisor.ports.hypervisor import Enclosure, UserNic
 
 TABLE = "egress"
-_DEVICE = "way0"
+DEVICE = "way0"
 _HERE, _PREFIX, _BEYOND, _NAMES = "192.0.0.2", 29, "192.0.0.1", "192.0.0.3"
 _ASKS = "192.0.0.5"
 _UPSTREAM = f"{_NAMES}@{_ASKS}"
 _MARK = "polyvisor-egress-"
+OPENER, OPENER_MARK = (_HERE, 8443), 0x7076
+"""Where what the machine says at port 443 is led to, if it uses credentials; and what is on packets of who listens
+there, which go on as they are."""
 _LIMIT = 20.0
 _TUN = Path("/dev/net/tun")
 # A device node that this user may open; only what is begun here sees it.
 _WITH_TUN = 'mount -t tmpfs -o mode=755,size=64k none /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec "$@"'
 # The rules come first: nothing passes without them. The resolver begins anew whenever it has ended, as it is told.
 _INSIDE = f"""
-ip addr add {_ASKS}/32 dev lo && ip addr add $3/32 dev {_DEVICE} && nft -f /proc/self/fd/$1 || exit 1
+ip addr add {_ASKS}/32 dev lo && ip addr add $3/32 dev {DEVICE} && nft -f /proc/self/fd/$1 || exit 1
 answer() {{ while :; do dnsmasq --no-daemon --conf-file=- < /proc/self/fd/$1; sleep 0.1; done }}
 answer $2 &
 shift 3
@@ -58,16 +61,22 @@ def filled(policy: EgressPolicy | None, facts: egress.Facts, gone: tuple[str, ..
     lines = egress.rules(policy, facts, "n")
     sets = egress.sets(policy, facts, "n")
     chains = "chain refuse { }; chain out { type filter hook output priority filter; policy drop; }; "
-    chains += "chain from { type nat hook postrouting priority srcnat; };"
+    chains += "chain from { type nat hook postrouting priority srcnat; }; "
+    chains += "chain turn { type nat hook output priority -100; };"
     words = f"table inet {TABLE} {{ {chains} }}\n"
-    words += "".join(f"flush chain inet {TABLE} {chain}\n" for chain in ("refuse", "out", "from"))
+    words += "".join(f"flush chain inet {TABLE} {chain}\n" for chain in ("refuse", "out", "from", "turn"))
     words += "".join(f"add {egress.declared(f'inet {TABLE} {name}')}\n" for name in sets)
     words += "".join(f"delete set inet {TABLE} {name}\n" for name in gone if name not in sets)
     asks = f"ip saddr {_ASKS} ip daddr {_NAMES} meta l4proto {{ tcp, udp }} th dport 53 accept"
     closed = [f"ip daddr {_HERE}/{_PREFIX} goto refuse"]
-    out = ['oifname "lo" accept', asks, *closed, *lines]
+    # What was led there stays until it ends, whatever changes: who listens there asks what holds for each request.
+    opener = f"ip daddr {OPENER[0]} tcp dport {OPENER[1]} ct status dnat accept"
+    out = ['oifname "lo" accept', asks, opener, *closed, *lines]
     words += "".join(f"add rule inet {TABLE} out {line}\n" for line in out)
     words += "".join(f"add rule inet {TABLE} refuse {line}\n" for line in egress.REFUSE)
+    if facts.opened:
+        turned = f'oifname "{DEVICE}" meta mark != {OPENER_MARK:#x} tcp dport 443 ip daddr != {_HERE}/{_PREFIX}'
+        words += f"add rule inet {TABLE} turn {turned} dnat ip to {OPENER[0]}:{OPENER[1]}\n"
     return words + f"add rule inet {TABLE} from ip saddr {_ASKS} snat ip to {_HERE}\n"
 
 
@@ -93,10 +102,10 @@ def argv(fds: tuple[int, ...], nic: UserNic, wanted: Enclosure, address: Address
         "passt", "--quiet", "--foreground", "--fd", str(machine), "--pid", f"/proc/self/fd/{told}",
         "--ipv4-only", "--address", address.ip, "--netmask", str(address.prefix), "--gateway", address.gateway,
         "--mac-addr", passt.MAC, "--no-map-gw", "--no-dhcp-search",
-        "--dns", address.dns, "--interface", _DEVICE, "--outbound-if4", _DEVICE, *passt.ports(nic, named=True),
+        "--dns", address.dns, "--interface", DEVICE, "--outbound-if4", DEVICE, *passt.ports(nic, named=True),
     ]  # fmt: skip
     return [
-        "pasta", "--quiet", "--ipv4-only", "--config-net", "--ns-ifname", _DEVICE, "--address", _HERE,
+        "pasta", "--quiet", "--ipv4-only", "--config-net", "--ns-ifname", DEVICE, "--address", _HERE,
         "--netmask", str(_PREFIX), "--gateway", _BEYOND, "--no-map-gw", "--dns-forward", _NAMES,
         "--interface", way_out or "lo", "--outbound-if4", way_out or "lo",
         *(passt.ports(nic, named=False) or ["--tcp-ports", "none"]),

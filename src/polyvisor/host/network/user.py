@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from polyvisor.host.network import egress, enclosed
+from polyvisor.host.vaults.gate import Gate, require_gate
 from polyvisor.model.faults import Busy, Invalid, Unsupported, WrongState
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import InstanceId
@@ -30,8 +31,10 @@ class UserNetwork:
     A machine that has a policy of what it reaches, or may get one without a launch, has its NAT in an enclosure.
     """
 
-    def __init__(self, packages: Sequence[str] = (), *, real: bool = True) -> None:
-        """`packages`: names of registries. Not `real`: there are no machines, and nothing that could be told."""
+    def __init__(self, packages: Sequence[str] = (), *, real: bool = True, gate: Gate | None = None) -> None:
+        """`packages`: names of registries. Not `real`: there are no machines, and nothing that could be told. `gate` is
+        where what machines with vaults say is led to."""
+        self._gate = gate
         self._packages = tuple(packages)
         self._real = real
         self._told: dict[InstanceId, _Told] = {}
@@ -50,6 +53,7 @@ class UserNetwork:
         :raise Invalid: one that only a process with rights may take, which what forwards it never is.
         :raise Unsupported: a limit of speed: the NAT process copies streams and has none, nor has the hypervisor.
         """
+        require_gate(blueprint, self._gate is not None or not self._real)
         for name in ("download_rate", "upload_rate"):
             if getattr(blueprint.spec, name):
                 raise Unsupported(f"{name}: only bridge mode can limit a network's speed", field=name)
@@ -66,6 +70,7 @@ class UserNetwork:
     async def unplug(self, blueprint: Blueprint) -> None:
         """See NetworkDriver."""
         self._told.pop(blueprint.id, None)
+        self._forget(blueprint.id)
 
     def nic(self, blueprint: Blueprint) -> UserNic | None:
         """See NetworkDriver. A full-shape machine gets a way in to its SSH port unasked, and every one to
@@ -87,19 +92,20 @@ class UserNetwork:
 
     # -- what a machine reaches ----------------------------------------------------------------------------------
 
-    def _facts(self) -> egress.Facts:
+    def _facts(self, blueprint: Blueprint) -> egress.Facts:
         """The host's addresses may change; they are read anew once in a while."""
         read, closed = self._closed
         if not closed or monotonic() - read > _ADDRESSES_HOLD:
             closed = egress.local_addresses(_TRIE.read_text()) if self._real else ()
             self._closed = (monotonic(), closed)
-        return egress.Facts(self._packages, closed)
+        return egress.Facts(self._packages, closed, bool(blueprint.spec.vaults))
 
     def _enclosure(self, blueprint: Blueprint) -> Enclosure | None:
+        self._forget(blueprint.id)  # its next one is another one
         if not _enclosed(blueprint):
             self._told.pop(blueprint.id, None)
             return None
-        policy, facts = blueprint.spec.egress, self._facts()
+        policy, facts = blueprint.spec.egress, self._facts(blueprint)
         self._told[blueprint.id] = _Told(egress.in_force(policy, facts), tuple(enclosed.sets(policy, facts)))
         assert blueprint.address
         return enclosed.enclosure(blueprint.id, policy, facts, blueprint.address.dns)
@@ -107,7 +113,10 @@ class UserNetwork:
     def enforced(self, blueprint: Blueprint) -> bool:
         """See NetworkDriver."""
         told = self._told.get(blueprint.id)
-        return told is None or told.mark == egress.in_force(blueprint.spec.egress, self._facts())
+        if told is None:
+            return True
+        led = self._gate is None or self._gate.has(blueprint.id) == bool(blueprint.spec.vaults)
+        return led and told.mark == egress.in_force(blueprint.spec.egress, self._facts(blueprint))
 
     def require_enforceable(self, blueprint: Blueprint) -> None:
         """See NetworkDriver."""
@@ -120,13 +129,31 @@ class UserNetwork:
         told = self._told.get(blueprint.id)
         if told is None or blueprint.address is None:
             return
-        policy, facts = blueprint.spec.egress, self._facts()
+        policy, facts = blueprint.spec.egress, self._facts(blueprint)
         if self._real:
             if not told.pid:
                 told = replace(told, pid=(await asyncio.to_thread(enclosed.found)).get(blueprint.id, 0))
             await enclosed.change(told.pid, policy, facts, blueprint.address.dns, told.sets)
+            await self._lead(blueprint, told.pid)
         now = replace(told, mark=egress.in_force(policy, facts), sets=tuple(enclosed.sets(policy, facts)))
         self._told[blueprint.id] = now
+
+    async def _lead(self, blueprint: Blueprint, pid: int) -> None:
+        if self._gate is None:
+            return
+        if blueprint.spec.vaults:
+            await self._gate.open(blueprint.id, pid, enclosed.OPENER, enclosed.DEVICE, enclosed.OPENER_MARK)
+        else:
+            self._gate.shut(blueprint.id)
+
+    def _forget(self, id: InstanceId) -> None:
+        if self._gate is not None:
+            self._gate.forget(id)
+
+    async def close(self) -> None:
+        """See NetworkDriver."""
+        if self._gate is not None:
+            await self._gate.close()
 
     def reach(self, blueprint: Blueprint, forwards: Forwards, port: int) -> tuple[str, int] | None:
         """See NetworkDriver."""
@@ -155,7 +182,7 @@ class _Told:
 def _enclosed(blueprint: Blueprint) -> bool:
     """Whether it is launched into an enclosure. A spare is: whoever takes it over may have a policy."""
     spec = blueprint.spec
-    return spec.egress is not None or (spec.bare and bool(spec.origin))
+    return spec.egress is not None or bool(spec.vaults) or (spec.bare and bool(spec.origin))
 
 
 def _first_free() -> int:

@@ -60,6 +60,17 @@ def test_an_enclosures_rules_replace_those_before_and_keep_what_stays() -> None:
     assert words.index("flush chain inet egress out") < words.index("add rule inet egress out")
 
 
+def test_what_uses_vaults_is_led_to_who_puts_credentials_in_and_nobody_else_is() -> None:
+    led = f"dnat ip to {enclosed.OPENER[0]}:{enclosed.OPENER[1]}"
+    assert led not in enclosed.filled(OPEN, FACTS)
+    words = enclosed.filled(OPEN, replace(FACTS, opened=True))
+    (rule,) = [line for line in words.splitlines() if line.endswith(led)]
+    assert "tcp dport 443" in rule and f"meta mark != {enclosed.OPENER_MARK:#x}" in rule
+    assert egress.in_force(OPEN, FACTS) != egress.in_force(OPEN, replace(FACTS, opened=True))
+    let_in = next(line for line in words.splitlines() if "ct status dnat accept" in line)
+    assert words.index(let_in) < words.index("goto refuse")  # which is closed to who was not led there
+
+
 def test_an_enclosures_command_lines() -> None:
     nic = UserNic(
         (("tcp", 18000, 80), ("udp", 19000, 53)), enclosure=enclosed.enclosure("x", NAMED, FACTS, "10.128.1.3")

@@ -1,0 +1,240 @@
+"""Where the connections of guests with vaults arrive, in each one's own namespace, and how they go on from there.
+
+The sockets are of the guest's namespace, so its rules decide about them as about the guest's own (ADR 51).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from polyvisor.host.pids import Process
+from polyvisor.host.spawn import spawn
+from polyvisor.host.vaults import insider
+from polyvisor.host.vaults.authority import Authority
+from polyvisor.host.vaults.opener import Opener, believing
+from polyvisor.model.faults import Unavailable, Unsupported
+from polyvisor.model.host import Blueprint
+from polyvisor.model.ids import InstanceId
+from polyvisor.ports.vaults import Vaults
+
+log = logging.getLogger("polyvisor.vaults")
+_AT_ONCE = 256  # connections of one guest
+_LIMIT = 10.0
+_SO_BINDTODEVICE, _SO_ORIGINAL_DST = 25, 80
+Address = tuple[str, int]
+
+
+class Insider:
+    """The process that makes sockets in a namespace."""
+
+    def __init__(self, line: socket.socket, process: Process) -> None:
+        self._line = line
+        self._process = process
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def enter(cls, pid: int, mark: int) -> Insider:
+        """Where that process is. :raise OSError: it is gone."""
+        line, pid = await asyncio.to_thread(cls._spawn, pid, mark)
+        return cls(line, Process(pid))
+
+    @staticmethod
+    def _spawn(pid: int, mark: int) -> tuple[socket.socket, int]:
+        ours, theirs = socket.socketpair()
+        opened = [os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)]
+        try:
+            for kind in ("user", "net"):
+                opened.append(os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC))
+            fds = (theirs.fileno(), *opened[1:])
+            line = [sys.executable, "-I", "-S", str(Path(insider.__file__)), *map(str, fds), str(mark)]
+            child = spawn(line, fds=fds, output=opened[0])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            for fd in opened:
+                os.close(fd)
+        ours.settimeout(_LIMIT)
+        return ours, child
+
+    async def made(self) -> socket.socket:
+        """A new one. :raise OSError: the process has ended."""
+        async with self._turn:
+            return await asyncio.to_thread(self._fetch)
+
+    def _fetch(self) -> socket.socket:
+        self._line.send(b".")
+        _, fds, _, _ = socket.recv_fds(self._line, 1, 1)
+        if not fds:
+            raise ConnectionError("nobody makes sockets there")
+        made = socket.socket(fileno=fds[0])
+        made.setblocking(False)
+        return made
+
+    def close(self) -> None:
+        """It ends."""
+        self._line.close()
+
+
+class Door:
+    """The listener of one guest, and its connections."""
+
+    def __init__(self, listener: socket.socket, opener: Opener, ends: Callable[[], None]) -> None:
+        self._listener = listener
+        self._opener = opener
+        self._ends = ends
+        self._open: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._accepting = asyncio.create_task(self._accept(), name="vault door")
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._room.acquire()
+            try:
+                guest, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                self._room.release()
+                log.warning("a vault's door: %s", error)
+                await asyncio.sleep(0.1)
+                continue
+            task = asyncio.create_task(self._serve(guest), name="vault connection")
+            self._open.add(task)
+            task.add_done_callback(self._left)
+
+    async def _serve(self, guest: socket.socket) -> None:
+        guest.setblocking(False)
+        try:
+            where = original(guest)
+            if where == guest.getsockname():  # nobody was led here
+                guest.close()
+                return
+            await self._opener.serve(guest, where)
+        except Exception:
+            guest.close()
+            log.exception("a vault's connection")
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        self._open.discard(task)
+        self._room.release()
+
+    def shut(self) -> None:
+        """Nobody comes in any more; who is in, goes on."""
+        self._accepting.cancel()
+        self._listener.close()
+        if not self._open:
+            self._ends()
+        for task in self._open:
+            task.add_done_callback(lambda _: self._open or self._ends())
+
+    async def close(self) -> None:
+        """All of it ends."""
+        self.shut()
+        for task in list(self._open):
+            task.cancel()
+        await asyncio.gather(self._accepting, *self._open, return_exceptions=True)
+
+
+def original(guest: socket.socket) -> Address:
+    """Where the connection was to go."""
+    said = guest.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
+    port, address = struct.unpack("!2xH4s8x", said)
+    return socket.inet_ntoa(address), port
+
+
+def require_gate(blueprint: Blueprint, there: bool) -> None:
+    """:raise Unsupported: the machine uses vaults, and nobody is there to put credentials in."""
+    if blueprint.spec.vaults and not there:
+        raise Unsupported("vaults: not in this network mode of this server", field="vaults")
+
+
+class Gate:
+    """All doors of user mode."""
+
+    def __init__(self, vaults: Vaults, authority: Authority, more: str = "") -> None:
+        """`more`: a file of certificates of authorities that are believed beside this host's."""
+        self._vaults = vaults
+        self._authority = authority
+        self._more = more
+        self._doors: dict[InstanceId, Door] = {}
+        self._watched: dict[InstanceId, int] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def has(self, id: InstanceId) -> bool:
+        """Whether its connections are taken."""
+        return id in self._doors
+
+    async def open(self, id: InstanceId, pid: int, where: Address, device: str, mark: int) -> None:
+        """In the namespaces of that process, whose end is its own, at that address and device. `mark` is on all packets
+        that are said there.
+
+        :raise Unavailable: not at this moment.
+        """
+        if id in self._doors:
+            return
+        try:
+            inside = await Insider.enter(pid, mark)
+            try:
+                listener = await inside.made()
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode() + b"\0")
+                listener.bind(where)
+                listener.listen(128)
+            except BaseException:
+                inside.close()
+                raise
+        except OSError as error:
+            raise Unavailable("credentials cannot be put in at this moment", private=repr(error)) from error
+
+        async def connect(to: Address) -> socket.socket:
+            made = await inside.made()
+            try:
+                await asyncio.get_running_loop().sock_connect(made, to)
+            except BaseException:
+                made.close()
+                raise
+            return made
+
+        opener = Opener(id, self._vaults, self._authority, await asyncio.to_thread(believing, self._more), connect)
+        self._doors[id] = Door(listener, opener, inside.close)
+        self._watch(id, pid)
+
+    def _watch(self, id: InstanceId, pid: int) -> None:
+        """It ends with the namespace's first process: a socket of ours would keep the namespace."""
+        with contextlib.suppress(OSError):
+            fd = self._watched[id] = os.pidfd_open(pid)
+            asyncio.get_running_loop().add_reader(fd, self.forget, id)
+
+    def shut(self, id: InstanceId) -> None:
+        """Nothing more is led there; what was, goes on as it is."""
+        self._unwatch(id)
+        if (door := self._doors.pop(id, None)) is not None:
+            door.shut()
+
+    def forget(self, id: InstanceId) -> None:
+        """Its namespace is gone, or is about to go."""
+        self._unwatch(id)
+        if (door := self._doors.pop(id, None)) is not None:
+            task = asyncio.create_task(door.close(), name="vault door closes")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _unwatch(self, id: InstanceId) -> None:
+        if (fd := self._watched.pop(id, None)) is not None:
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
+
+    async def close(self) -> None:
+        """This server goes. Those that come in the meantime are refused."""
+        for id in list(self._doors):
+            self.forget(id)
+        await asyncio.gather(*self._closing, return_exceptions=True)
