@@ -33,7 +33,7 @@ from polyvisor.host.paths import Paths
 from polyvisor.host.run import use_proxies
 from polyvisor.host.sealing import FileSafe
 from polyvisor.host.storage import FileStorage
-from polyvisor.host.vaults.gate import Gate
+from polyvisor.host.vaults.gate import Gate, SharedGate
 from polyvisor.model.faults import Busy
 from polyvisor.model.ids import HostId
 from polyvisor.model.network import NetworkMode
@@ -68,7 +68,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def make_host(config: Config, id: HostId, gate: Gate | None = None) -> Host:
+async def make_host(config: Config, id: HostId, safe: FileSafe, openings: Openings) -> Host:
     """This machine as a host. :raise Unsupported: it cannot run guests, or not in that network mode."""
     paths = Paths(config.data, config.places(id))
     paths.make()
@@ -79,10 +79,11 @@ async def make_host(config: Config, id: HostId, gate: Gate | None = None) -> Hos
             id, paths, fake, storage, UserNetwork(real=False), images, FakeBoot(paths.boot), memory=_BOUNDLESS,
             proxy=FakeProxy(), nics=HostNics(config.host_nics(), real=False),
         )  # fmt: skip
-    packages = config.network.registries()
-    network: NetworkDriver = UserNetwork(packages, gate=gate)
+    packages, more = config.network.registries(), config.network.authorities()
+    network: NetworkDriver = UserNetwork(packages, gate=Gate(openings, safe.authority, more))
     if config.network.mode == NetworkMode.BRIDGE:
-        network = BridgeNetwork(paths, config.default_network(), config.network.bridge, packages)
+        gate = SharedGate(openings, safe.authority, more)
+        network = BridgeNetwork(paths, config.default_network(), config.network.bridge, packages, gate)
     bounds = Bounds(disk=parse_size(config.images.largest, "images.largest"))
     listed = frozenset(filter(None, (name.strip() for name in config.images.registries.split(","))))
     use_proxies(proxies())
@@ -106,9 +107,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         facts = await ensure_operator(store, config.data, utc_now)
         safe = FileSafe(Paths(config.data).vaults)
         openings = Openings(store, utc_now, safe.sealer)
-        host = await make_host(
-            config, await store.host_id(), Gate(openings, safe.authority, config.network.authorities())
-        )
+        host = await make_host(config, await store.host_id(), safe, openings)
         uploads = config.data / "uploads"
         uploads.mkdir(mode=0o700, exist_ok=True)
         for left in uploads.iterdir():

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from polyvisor.host.network.tap import exists
 from polyvisor.host.network.walls import Wall
 from polyvisor.host.paths import Paths
 from polyvisor.host.run import run
-from polyvisor.host.vaults.gate import require_gate
+from polyvisor.host.vaults.gate import SharedGate, require_gate
+from polyvisor.model.egress import OPEN
 from polyvisor.model.faults import Internal, Invalid, Unsupported
 from polyvisor.model.host import Blueprint
 from polyvisor.model.ids import InstanceId
@@ -44,8 +45,11 @@ def tap_name(id: InstanceId) -> str:
 class BridgeNetwork:
     """A NetworkDriver over iproute2, nftables and dnsmasq."""
 
-    def __init__(self, paths: Paths, network: Network, bridge: str, packages: Sequence[str] = ()) -> None:
-        """`packages`: names of package registries, for those that may reach them."""
+    def __init__(
+        self, paths: Paths, network: Network, bridge: str, packages: Sequence[str] = (), gate: SharedGate | None = None
+    ) -> None:
+        """`packages`: names of package registries, for those that may reach them. `gate` is where what machines with
+        vaults say is led to."""
         if not _NAME.fullmatch(bridge):
             raise Invalid(
                 f"network.bridge: 1 to 15 letters, digits, '_', '.' or '-', not beginning with {_TAP!r}",
@@ -57,6 +61,7 @@ class BridgeNetwork:
         self._names = Names(paths, network, bridge)
         self._facts = egress.Facts(tuple(packages))
         self._resolvers = Resolvers(paths.network / "resolvers", network.gateway)
+        self._gate = gate
         self._walls: dict[InstanceId, Wall] = {}
         self._whole: set[InstanceId] = set()  # whose wall we have raised, or seen that it needs none
         self._members: dict[InstanceId, rules.Member] = {}
@@ -73,6 +78,9 @@ class BridgeNetwork:
         self._whole = {b.id for b in wanted if b.spec.egress is None or b.spec.egress.open}  # by what is loaded now
         try:
             await self._make_bridge()
+            if self._gate is not None:
+                await self._gate.start(str(self.network.gateway))
+            self._admit(wanted)
             await self._load()
             await self._rejoin()
         except (Internal, OSError) as error:
@@ -94,8 +102,20 @@ class BridgeNetwork:
 
     def _wall(self, blueprint: Blueprint, port: int) -> Wall | None:
         assert blueprint.address
-        policy = blueprint.spec.egress
-        return None if policy is None else Wall(tap_name(blueprint.id), blueprint.address.ip, policy, self._facts, port)
+        policy, led = blueprint.spec.egress, bool(blueprint.spec.vaults)
+        if policy is None and not led:
+            return None
+        way = walls.way_of(blueprint.number) if led else 0
+        return Wall(tap_name(blueprint.id), blueprint.address.ip, policy or OPEN, self._facts, port, way)
+
+    def _admit(self, those: Iterable[Blueprint]) -> None:
+        """Who puts credentials in knows them by their addresses."""
+        for one in those:
+            if self._gate is not None and one.address is not None:
+                if one.spec.vaults:
+                    self._gate.admit(one.address.ip, one.id, walls.way_of(one.number))
+                else:
+                    self._gate.dismiss(one.address.ip)
 
     async def _make_bridge(self) -> None:
         """Its MAC is given, or it would change with the devices that join and leave."""
@@ -115,7 +135,8 @@ class BridgeNetwork:
     async def _load(self) -> None:
         """The rules as a whole."""
         words = rules.table(self.network, self._bridge, list(self._members.values()))
-        await _nft(words + walls.table(self._bridge, self._walls.values()))
+        opener = self._gate.port if self._gate is not None else 0
+        await _nft(words + walls.table(self._bridge, self._walls.values(), self.network.subnet, opener))
 
     async def _change(self, words: str) -> None:
         """Some elements; the whole where that fails, since somebody may have flushed all rules."""
@@ -139,6 +160,8 @@ class BridgeNetwork:
 
     async def close(self) -> None:
         """See NetworkDriver."""
+        if self._gate is not None:
+            await self._gate.close()
 
     async def stop(self) -> None:
         """See NetworkDriver."""
@@ -154,7 +177,7 @@ class BridgeNetwork:
 
     def check(self, blueprint: Blueprint) -> None:
         """See NetworkDriver."""
-        require_gate(blueprint, there=False)
+        require_gate(blueprint, self._gate is not None)
         if blueprint.spec.ports:
             raise Unsupported("ports: in bridge mode the host reaches the instance at its own address", field="ports")
 
@@ -177,6 +200,7 @@ class BridgeNetwork:
         id = blueprint.id
         was, wall_was = self._members.get(id), self._walls.pop(id, None)
         member = self._members[id] = self._member(blueprint)
+        self._admit([blueprint])
         words = rules.guard(member)
         if was is not None and was != member:
             words = rules.unguard(was) + words
@@ -231,6 +255,8 @@ class BridgeNetwork:
             if exists(name):
                 await _ip(f"link del {name}")
             await _ip(f"neigh del {member.ip} dev {self._bridge}", check=False)
+            if self._gate is not None:
+                self._gate.dismiss(blueprint.address.ip)
             wall = self._walls.pop(blueprint.id, None)
             self._whole.discard(blueprint.id)
             await self._change(rules.unguard(member) + (walls.razed(wall) if wall is not None else ""))

@@ -21,6 +21,7 @@ CALLS = "calls"  # who sent TCP to whom: elements that go after some seconds
 OURS = 0x70760001  # the mark of connections that this server makes for purposes of its own
 ALONE = "alone"
 ASKS = 0x70760002  # the mark of what a guest asks a resolver of its own
+LED = 0x70760003  # the mark of what a guest says to others, and is led to who puts credentials in
 _BURST = 256 * 1024  # bytes; a packet that is not cut yet has 64 KiB
 
 
@@ -78,7 +79,7 @@ table inet {TABLE} {{
     iifname "{bridge}" ct state established,related accept
     iifname "{bridge}" ip daddr {{ {network.gateway}, 255.255.255.255 }} udp dport {{ 53, 67 }} accept
     iifname "{bridge}" ip daddr {network.gateway} tcp dport 53 accept
-    iifname "{bridge}" ip daddr {network.gateway} ct mark {ASKS} accept
+    iifname "{bridge}" ip daddr {network.gateway} ct mark {{ {ASKS}, {LED} }} accept
     iifname "{bridge}" ip daddr {network.gateway} icmp type echo-request accept
     iifname "{bridge}" drop
   }}

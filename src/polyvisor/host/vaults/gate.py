@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import struct
 import sys
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from polyvisor.ports.vaults import Vaults
 log = logging.getLogger("polyvisor.vaults")
 _AT_ONCE = 256  # connections of one guest
 _LIMIT = 10.0
-_SO_BINDTODEVICE, _SO_ORIGINAL_DST = 25, 80
+_SO_BINDTODEVICE, _SO_MARK, _SO_ORIGINAL_DST = 25, 36, 80
 Address = tuple[str, int]
 
 
@@ -86,14 +87,17 @@ class Insider:
 
 
 class Door:
-    """The listener of one guest, and its connections."""
+    """A listener, and the connections that came to it. `whose` says who does what is to be done for an address; None:
+    nobody."""
 
-    def __init__(self, listener: socket.socket, opener: Opener, ends: Callable[[], None]) -> None:
+    def __init__(
+        self, listener: socket.socket, whose: Callable[[str], Opener | None], ends: Callable[[], None], room: int
+    ) -> None:
         self._listener = listener
-        self._opener = opener
+        self._whose = whose
         self._ends = ends
         self._open: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._room = asyncio.Semaphore(room)
         self._accepting = asyncio.create_task(self._accept(), name="vault door")
 
     async def _accept(self) -> None:
@@ -101,24 +105,25 @@ class Door:
         while True:
             await self._room.acquire()
             try:
-                guest, _ = await loop.sock_accept(self._listener)
+                guest, (address, _) = await loop.sock_accept(self._listener)
             except OSError as error:
                 self._room.release()
                 log.warning("a vault's door: %s", error)
                 await asyncio.sleep(0.1)
                 continue
-            task = asyncio.create_task(self._serve(guest), name="vault connection")
+            task = asyncio.create_task(self._serve(guest, address), name="vault connection")
             self._open.add(task)
             task.add_done_callback(self._left)
 
-    async def _serve(self, guest: socket.socket) -> None:
+    async def _serve(self, guest: socket.socket, address: str) -> None:
         guest.setblocking(False)
+        opener = self._whose(address)
         try:
             where = original(guest)
-            if where == guest.getsockname():  # nobody was led here
+            if opener is None or where == guest.getsockname():  # nobody was led here
                 guest.close()
                 return
-            await self._opener.serve(guest, where)
+            await opener.serve(guest, where)
         except Exception:
             guest.close()
             log.exception("a vault's connection")
@@ -205,7 +210,7 @@ class Gate:
             return made
 
         opener = Opener(id, self._vaults, self._authority, await asyncio.to_thread(believing, self._more), connect)
-        self._doors[id] = Door(listener, opener, inside.close)
+        self._doors[id] = Door(listener, lambda _: opener, inside.close, _AT_ONCE)
         self._watch(id, pid)
 
     def _watch(self, id: InstanceId, pid: int) -> None:
@@ -238,3 +243,54 @@ class Gate:
         for id in list(self._doors):
             self.forget(id)
         await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+class SharedGate:
+    """The one door of bridge mode, in the host's own namespace. Rules know the guests' connections that go on from here
+    by a mark for each, and decide about them as about the guest's own."""
+
+    def __init__(self, vaults: Vaults, authority: Authority, more: str = "") -> None:
+        """See Gate."""
+        self._vaults = vaults
+        self._authority = authority
+        self._more = more
+        self._tls: ssl.SSLContext | None = None
+        self._guests: dict[str, Opener] = {}
+        self._door: Door | None = None
+        self.port = 0
+
+    async def start(self, address: str) -> None:
+        """Listen there, at a port that is free."""
+        self._tls = await asyncio.to_thread(believing, self._more)
+        listener = socket.create_server((address, 0), backlog=512)
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        self._door = Door(listener, self._guests.get, lambda: None, _AT_ONCE * 8)
+
+    def admit(self, address: str, id: InstanceId, mark: int) -> None:
+        """Who comes from there is that one; `mark` is on what goes on for it."""
+        if address in self._guests and self._guests[address].id == id:
+            return
+        assert self._tls is not None  # it was started
+
+        async def connect(to: Address) -> socket.socket:
+            made = socket.socket()
+            try:
+                made.setblocking(False)
+                made.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+                await asyncio.get_running_loop().sock_connect(made, to)
+            except BaseException:
+                made.close()
+                raise
+            return made
+
+        self._guests[address] = Opener(id, self._vaults, self._authority, self._tls, connect)
+
+    def dismiss(self, address: str) -> None:
+        """Nobody comes from there any more; what came goes on as it is."""
+        self._guests.pop(address, None)
+
+    async def close(self) -> None:
+        """This server goes. Those that come in the meantime are refused."""
+        if self._door is not None:
+            await self._door.close()

@@ -38,7 +38,7 @@ class Opener:
     def __init__(
         self, id: InstanceId, vaults: Vaults, authority: Authority, tls: ssl.SSLContext, connect: Connect
     ) -> None:
-        self._id = id
+        self.id = id
         self._vaults = vaults
         self._authority = authority
         self._tls = tls
@@ -56,7 +56,7 @@ class Opener:
                 return
             with onward, contextlib.suppress(OSError, TimeoutError):
                 host = await _host(guest, onward)
-                opening = None if host is None else await self._vaults.opening(self._id, host)
+                opening = None if host is None else await self._vaults.opening(self.id, host)
                 if host is None or opening is None:
                     await _splice(guest, onward)
                 else:
@@ -72,11 +72,11 @@ class Opener:
                 await tell_failure(ours, why)
             else:
                 await Speech(
-                    host, ours, server, lambda: self._vaults.opening(self._id, host),
+                    host, ours, server, lambda: self._vaults.opening(self.id, host),
                     lambda opening, status: self._vaults.note(opening, host, status),
                 ).run()  # fmt: skip
         except (ssl.SSLError, OSError, TimeoutError) as error:
-            log.info("%s: the guest does not speak with us for %s: %s", self._id, host, error)
+            log.info("%s: the guest does not speak with us for %s: %s", self.id, host, error)
         finally:
             for way in (ours, server):
                 if way is not None:

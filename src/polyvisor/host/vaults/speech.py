@@ -54,18 +54,22 @@ def injected(request: h11.Request, opening: Opening) -> h11.Request:
     headers += [(name.encode(), value) for name, value in opening.headers]
     path, mark, query = request.target.partition(b"?")
     for word, value in opening.path:
-        clean = quote(value, safe=_URL_SAFE).encode()
-        path = path.replace(word, clean).replace(quote(word, safe="").encode(), clean)
+        path = path.replace(word, _in_path(value)).replace(quote(word, safe="").encode(), _in_path(value))
     return h11.Request(method=request.method, target=path + mark + query, headers=headers)
+
+
+def _in_path(value: bytes) -> bytes:
+    return quote(value, safe=_URL_SAFE).encode()
 
 
 def veiled(headers: h11._headers.Headers, opening: Opening) -> list[tuple[bytes, bytes]]:
     """An answer's headers as the guest may see them: a host may say again what it was told."""
     found = []
+    hidden = [*opening.hidden, *((_in_path(value), word) for word, value in opening.path)]
     for name, value in headers.raw_items():
         if name.lower() in _NOT_FOR_GUESTS:
             continue
-        for secret, placeholder in opening.hidden:
+        for secret, placeholder in hidden:
             value = value.replace(secret, placeholder)
         found.append((name, value))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_a_wall_is_raised_changed_and_razed() -> None:
     assert "delete element inet polyvisor-egress resolvers { 10.77.0.10 }\n" in after
     gone = walls.razed(wall)
     assert gone.index("delete element") < gone.index("delete chain") < gone.index("delete set")
-    assert words in walls.table("br0", [wall])
+    assert words in walls.table("br0", [wall], IPv4Network("10.77.0.0/16"), 8443)
 
 
 def _with(policy: EgressPolicy | None) -> Blueprint:

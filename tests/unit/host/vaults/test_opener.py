@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h11
 import pytest
 
 from polyvisor.host.vaults.authority import Authority
 from polyvisor.host.vaults.opener import Opener, believing
-from polyvisor.host.vaults.speech import Way
+from polyvisor.host.vaults.speech import Way, veiled
 from polyvisor.model.ids import InstanceId, VaultId
 from polyvisor.model.vault import Opening
 
@@ -161,6 +162,12 @@ async def test_each_request_of_a_connection_has_the_value_in_it(place: Place) ->
     with_body = b"POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 200000\r\n\r\n" % HOST.encode() + b"x" * 200_000
     assert (await ask(way, with_body))[1].endswith(b"x" * 200_000)
     way[1].close()
+
+
+def test_a_value_does_not_come_back_in_a_header_as_it_was_or_as_it_stood_in_a_path() -> None:
+    again = [("Location", "/botse:c%2Ft/x"), ("X-A", "Bearer secret"), ("Alt-Svc", "h3")]
+    answer = h11.Response(status_code=302, headers=again)
+    assert veiled(answer.headers, USED) == [(b"Location", b"/botTOKEN/x"), (b"X-A", b"Bearer KEY")]
 
 
 async def test_a_body_in_chunks_goes_through_as_it_comes(place: Place) -> None:
