@@ -6,7 +6,6 @@ The sockets are of the guest's namespace, so its rules decide about them as abou
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -170,6 +169,7 @@ class Gate:
         self._vaults = vaults
         self._authority = authority
         self._more = more
+        self._tls: ssl.SSLContext | None = None
         self._doors: dict[InstanceId, Door] = {}
         self._watched: dict[InstanceId, int] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -186,6 +186,8 @@ class Gate:
         """
         if id in self._doors:
             return
+        if self._tls is None:
+            self._tls = await asyncio.to_thread(believing, self._more)
         try:
             inside = await Insider.enter(pid, mark)
             try:
@@ -209,15 +211,18 @@ class Gate:
                 raise
             return made
 
-        opener = Opener(id, self._vaults, self._authority, await asyncio.to_thread(believing, self._more), connect)
+        opener = Opener(id, self._vaults, self._authority, self._tls, connect)
         self._doors[id] = Door(listener, lambda _: opener, inside.close, _AT_ONCE)
         self._watch(id, pid)
 
     def _watch(self, id: InstanceId, pid: int) -> None:
         """It ends with the namespace's first process: a socket of ours would keep the namespace."""
-        with contextlib.suppress(OSError):
+        try:
             fd = self._watched[id] = os.pidfd_open(pid)
-            asyncio.get_running_loop().add_reader(fd, self.forget, id)
+        except OSError:  # it has ended meanwhile
+            self.forget(id)
+            return
+        asyncio.get_running_loop().add_reader(fd, self.forget, id)
 
     def shut(self, id: InstanceId) -> None:
         """Nothing more is led there; what was, goes on as it is."""
