@@ -26,7 +26,7 @@ from polyvisor.model.vault import TRUST, Binding, VaultRequest, placeholders
 from polyvisor.ports.guest import Guest
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store, Unit
-from polyvisor.ports.vaults import Safe, Trusted
+from polyvisor.ports.vaults import Authority, Trusted
 
 log = logging.getLogger("polyvisor.engine")
 _LIMIT = 60.0
@@ -43,14 +43,14 @@ class BindingsEngine:
     """Bind, lend, tell the guest."""
 
     def __init__(
-        self, store: Store, host: Host, instances: InstancesEngine, waits: Waits, safe: Safe | None,
+        self, store: Store, host: Host, instances: InstancesEngine, waits: Waits, authority: Authority | None,
         openings: Openings | None,
     ) -> None:  # fmt: skip
         self._store = store
         self._host = host
         self._instances = instances
         self._waits = waits
-        self._safe = safe
+        self._authority = authority
         self._openings = openings
         self._lent: Counter[tuple[InstanceId, VaultId]] = Counter()
         self._turns: WeakValueDictionary[InstanceId, asyncio.Lock] = WeakValueDictionary()
@@ -120,7 +120,7 @@ class BindingsEngine:
 
     async def _require(self, instance: Instance) -> None:
         """:raise WrongState, Busy, Unsupported:"""
-        if self._safe is None:
+        if self._authority is None:
             raise Unsupported("vaults: this server keeps no credentials", field="vaults")
         blueprint = blueprint_of(instance)
         await self._host.check(blueprint)
@@ -154,11 +154,11 @@ class BindingsEngine:
 
         :raise Fault: the guest does not answer.
         """
-        if not instance.spec.vaults or self._safe is None:
+        if not instance.spec.vaults or self._authority is None:
             return {}
         await self._held(instance.id)
         async with self._turns.setdefault(instance.id, asyncio.Lock()):
-            await _convince(guest, await asyncio.to_thread(self._safe.trusted))
+            await _convince(guest, await asyncio.to_thread(self._authority.trusted))
         ids = [one.vault for one in instance.spec.vaults]
         async with self._store.read() as unit:
             names = [one.name for one in await unit.vaults.credentials(ids) if one.enabled]

@@ -66,7 +66,7 @@ from polyvisor.ports.courier import Courier
 from polyvisor.ports.dns import Dns
 from polyvisor.ports.host import Host
 from polyvisor.ports.store import Store
-from polyvisor.ports.vaults import Safe
+from polyvisor.ports.vaults import Authority
 
 
 class Engine:
@@ -87,7 +87,7 @@ class Engine:
         courier: Courier | None = None,
         dns: Dns | None = None,
         seal: Seal | None = None,
-        safe: Safe | None = None,
+        authority: Authority | None = None,
         openings: Openings | None = None,
     ) -> None:
         self.clock = clock
@@ -106,12 +106,10 @@ class Engine:
         self.volumes = VolumesEngine(store, host, clock, self.instances, self.images, maker)
         self.media = MediaEngine(host, self.pools, maker)
         self.appliances = AppliancesEngine(host, self.media)
-        self.streams = StreamsEngine(host, self.instances, waits)
-        self._use_vaults(store, host, waits, safe, openings)
-        self.code = CodeEngine(self.instances, self.streams)
-        self.files = FilesEngine(store, host, self.instances, self.streams, self.volumes)
-        self.screens = ScreensEngine(host, self.instances)
-        self.terminals = TerminalsEngine(self.streams, self.instances)
+        self._reach_in(store, host, waits)
+        self.vaults = VaultsEngine(store, clock, seal)
+        self.bindings = BindingsEngine(store, host, self.instances, waits, authority, openings)
+        self.streams.supply = self.bindings.supply
         self.events, self.courier = EventsEngine(store), CourierEngine(store, courier)
         self.hosts = HostsEngine(store, host)
         self.foreigners, self.rows = ForeignersEngine(store), RowsEngine(store)
@@ -135,10 +133,13 @@ class Engine:
             self.standby, self.health, self.sessions,
         )  # fmt: skip
 
-    def _use_vaults(self, store: Store, host: Host, waits: Waits, safe: Safe | None, openings: Openings | None) -> None:
-        self.vaults = VaultsEngine(store, self.clock, safe)
-        self.bindings = BindingsEngine(store, host, self.instances, waits, safe, openings)
-        self.streams.supply = self.bindings.supply
+    def _reach_in(self, store: Store, host: Host, waits: Waits) -> None:
+        """What is done inside of guests, and in front of them."""
+        self.streams = StreamsEngine(host, self.instances, waits)
+        self.code = CodeEngine(self.instances, self.streams)
+        self.files = FilesEngine(store, host, self.instances, self.streams, self.volumes)
+        self.screens = ScreensEngine(host, self.instances)
+        self.terminals = TerminalsEngine(self.streams, self.instances)
 
     def _watched(self, id: InstanceId) -> int:
         return self.streams.watched(id) + self.screens.watched(id)

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
+from polyvisor.access.seal import Seal
 from polyvisor.model.faults import Fault, NotFound
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.vault import Opening, VaultRequest, chosen, opening
 from polyvisor.ports.store import Store
-from polyvisor.ports.vaults import Sealer
 
 log = logging.getLogger("polyvisor.engine")
 _PAUSE = 0.5  # seconds in which requests are gathered
@@ -21,10 +21,10 @@ _MOST_WAITING = 10_000
 class Openings:
     """See `ports.vaults.Vaults`."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime], sealer: Sealer) -> None:
+    def __init__(self, store: Store, clock: Callable[[], datetime], seal: Seal) -> None:
         self._store = store
         self._clock = clock
-        self._sealer = sealer
+        self._seal = seal
         self._seen: list[VaultRequest] = []
         self._writing: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
@@ -46,7 +46,7 @@ class Openings:
         try:
             names = service.auth.names
             values = {
-                one.name: self._sealer.reveal(one.sealed, one.id)
+                one.name: self._seal.reveal(one.sealed, one.id)
                 for one in credentials if one.enabled and one.name in names
             }  # fmt: skip
         except Fault as fault:

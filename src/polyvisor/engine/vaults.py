@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from polyvisor.access.grants import permit, require, require_somewhere, scope
+from polyvisor.access.seal import Seal
 from polyvisor.model.faults import Exists, Invalid, NotFound, OverQuota, Unsupported
 from polyvisor.model.ids import CredentialId, InstanceId, ProjectId, ServiceId, VaultId, mint
 from polyvisor.model.principal import Action, Principal
@@ -26,7 +27,6 @@ from polyvisor.model.vault import (
     parse_host,
 )
 from polyvisor.ports.store import Store, Unit
-from polyvisor.ports.vaults import Safe, Sealer
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,16 @@ async def find_vault(
 class VaultsEngine:
     """Verbs on vaults and on what is in them."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime], safe: Safe | None) -> None:
+    def __init__(self, store: Store, clock: Callable[[], datetime], seal: Seal | None) -> None:
         self._store = store
         self._clock = clock
-        self._safe = safe
+        self._sealing = seal
 
     @property
-    def _sealer(self) -> Sealer:
-        if self._safe is None:
+    def _seal(self) -> Seal:
+        if self._sealing is None:
             raise Unsupported("this server keeps no credentials")
-        return self._safe.sealer
+        return self._sealing
 
     async def create(self, principal: Principal, name: str, description: str = "") -> Vault:
         """:raise Invalid, Exists, OverQuota, Forbidden:"""
@@ -136,7 +136,7 @@ class VaultsEngine:
             vault = await find_vault(unit, principal, key, Action.VAULT_ALTER)
             if len(await unit.vaults.credentials([vault.id])) >= MOST_INSIDE:
                 raise OverQuota(f"a vault has at most {MOST_INSIDE} credentials")
-            sealed = self._sealer.seal(value, id)
+            sealed = self._seal.seal(value, id)
             made = VaultCredential(id, vault.id, name, self._clock(), kind, description, sealed=sealed)
             await unit.vaults.put_in(made)
         return made
@@ -146,7 +146,7 @@ class VaultsEngine:
         check_value(value)
         async with self._store.write() as unit:
             was = await self._credential(unit, principal, key, id)
-            made = replace(was, sealed=self._sealer.seal(value, was.id))
+            made = replace(was, sealed=self._seal.seal(value, was.id))
             await unit.vaults.change(made)
         return made
 

@@ -76,7 +76,7 @@ class Paths:
 
     @property
     def vaults(self) -> Path:
-        """Keys: the one that credentials are sealed with, and the authority that guests with vaults believe."""
+        """The authority that guests with vaults believe."""
         return self.root / "vaults"
 
     @property

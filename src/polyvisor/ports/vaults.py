@@ -1,4 +1,4 @@
-"""What credentials need of the world: somebody who seals them, an authority, who asks for them at the last moment."""
+"""What credentials need of the world: an authority that guests believe, and who asks for them at the last moment."""
 
 from __future__ import annotations
 
@@ -8,17 +8,6 @@ from typing import Protocol
 
 from polyvisor.model.ids import CredentialId, InstanceId, ProjectId, ServiceId, VaultId
 from polyvisor.model.vault import Opening, Vault, VaultCredential, VaultEntry, VaultRequest
-
-
-class Sealer(Protocol):
-    """Texts that are kept so that who reads the store alone cannot read them. `about` is what a text belongs to:
-    sealed for one thing, it opens for no other."""
-
-    def seal(self, text: str, about: str) -> str:
-        """:raise Internal: the key is gone."""
-
-    def reveal(self, sealed: str, about: str) -> str:
-        """:raise Internal: it was sealed by another key, for something else, or was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +20,8 @@ class Trusted:
     others: bytes
 
 
-class Safe(Protocol):
-    """Both, of this installation."""
-
-    @property
-    def sealer(self) -> Sealer:
-        """For values."""
+class Authority(Protocol):
+    """Of this installation."""
 
     def trusted(self) -> Trusted:
         """What guests are told to believe; made at the first call."""

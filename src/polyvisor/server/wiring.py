@@ -31,8 +31,8 @@ from polyvisor.host.network.bridged import HostNics
 from polyvisor.host.network.user import UserNetwork
 from polyvisor.host.paths import Paths
 from polyvisor.host.run import use_proxies
-from polyvisor.host.sealing import FileSafe
 from polyvisor.host.storage import FileStorage
+from polyvisor.host.vaults.authority import Authority
 from polyvisor.host.vaults.gate import Gate, SharedGate
 from polyvisor.model.faults import Busy
 from polyvisor.model.ids import HostId
@@ -68,7 +68,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def make_host(config: Config, id: HostId, safe: FileSafe, openings: Openings) -> Host:
+async def make_host(config: Config, id: HostId, authority: Authority, openings: Openings) -> Host:
     """This machine as a host. :raise Unsupported: it cannot run guests, or not in that network mode."""
     paths = Paths(config.data, config.places(id))
     paths.make()
@@ -80,9 +80,9 @@ async def make_host(config: Config, id: HostId, safe: FileSafe, openings: Openin
             proxy=FakeProxy(), nics=HostNics(config.host_nics(), real=False),
         )  # fmt: skip
     packages, more = config.network.registries(), config.network.authorities()
-    network: NetworkDriver = UserNetwork(packages, gate=Gate(openings, safe.authority, more))
+    network: NetworkDriver = UserNetwork(packages, gate=Gate(openings, authority, more))
     if config.network.mode == NetworkMode.BRIDGE:
-        gate = SharedGate(openings, safe.authority, more)
+        gate = SharedGate(openings, authority, more)
         network = BridgeNetwork(paths, config.default_network(), config.network.bridge, packages, gate)
     bounds = Bounds(disk=parse_size(config.images.largest, "images.largest"))
     listed = frozenset(filter(None, (name.strip() for name in config.images.registries.split(","))))
@@ -105,9 +105,10 @@ async def running(config: Config) -> AsyncIterator[Parts]:
     try:
         await claim(config.data, store)
         facts = await ensure_operator(store, config.data, utc_now)
-        safe = FileSafe(Paths(config.data).vaults)
-        openings = Openings(store, utc_now, safe.sealer)
-        host = await make_host(config, await store.host_id(), safe, openings)
+        seal = Seal(ensure_seal(config.data))
+        authority = Authority(Paths(config.data).vaults)
+        openings = Openings(store, utc_now, seal)
+        host = await make_host(config, await store.host_id(), authority, openings)
         uploads = config.data / "uploads"
         uploads.mkdir(mode=0o700, exist_ok=True)
         for left in uploads.iterdir():
@@ -125,8 +126,8 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             config.ingress.tls(),
             HttpCourier(),
             dns=NameServers(config.instavm.resolvers()),
-            seal=Seal(ensure_seal(config.data)),
-            safe=safe,
+            seal=seal,
+            authority=authority,
             openings=openings,
         )
         reconciler = Reconciler(store, host, utc_now)

@@ -16,11 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from polyvisor.host.durable import sync, write_private
+from polyvisor.ports.vaults import Trusted
 
 _NAME = "polyvisor vaults"
 _LASTS, _LEAF_LASTS = timedelta(days=3650), timedelta(days=30)
 _RENEW = timedelta(days=15)
 _BEFORE = timedelta(days=2)  # a guest's clock may be behind
+_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 _MOST = 512  # certificates that are remembered
 _PEM = serialization.Encoding.PEM
 
@@ -44,6 +46,12 @@ class Authority:
     def certificate(self) -> bytes:
         """Its own, as PEM."""
         return self._ours()[1].public_bytes(_PEM)
+
+    def trusted(self) -> Trusted:
+        """See `ports.vaults.Authority`."""
+        certificate = self.certificate
+        bundle = next((path for path in map(Path, _BUNDLES) if path.exists()), None)
+        return Trusted(certificate, hashed_name(certificate), bundle.read_bytes() if bundle else b"")
 
     async def context(self, host: str) -> ssl.SSLContext:
         """To be that host for a guest."""
