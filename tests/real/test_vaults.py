@@ -110,6 +110,7 @@ def upstream(space: Namespace, folder: Path) -> Iterator[Upstream]:
 
     with space.inside():
         server = ThreadingHTTPServer(("0.0.0.0", 443), Handler, bind_and_activate=False)
+        server.socket.close()
         server.socket = socket.create_server(("0.0.0.0", 443))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
