@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -352,6 +355,33 @@ async def test_a_zone_that_takes_changes(
     gone = await by(sdk.custom_domains.delete, made["id"])
     assert gone["last_error"] is None
     assert not [key for key in names.records if key[0].endswith(name)]
+
+
+async def test_by_the_command_line(near: Served, here: Caller, names: NameServer, tmp_path: Path) -> None:
+    way, name = await share(here), domain()
+    (tmp_path / "zone.json").write_text(json.dumps(names.credentials))
+    env = {
+        "INSTAVM_BASE_URL": near.url, "INSTAVM_API_KEY": near.key, "HOME": str(tmp_path), "PATH": os.environ["PATH"],
+    }  # fmt: skip
+    program = str(Path(sys.executable).with_name("instavm"))
+
+    async def cli(*words: str, code: int = 0) -> str:
+        argv = [program, "domain", *words]
+        done = await by(subprocess.run, argv, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == code, done
+        return str(done.stdout + done.stderr)
+
+    given = ["--dns-provider", "rfc2136", "--credentials-file", str(tmp_path / "zone.json")]
+    said = await cli("create", way["share_id"], name, *given)
+    assert f"TXT   _instavm.{name}" in said
+    assert f"CNAME {name}  ->  {TARGET}" in said
+    (id,) = [str(one["id"]) for one in (await here.ok("GET /v1/custom-domains"))["domains"] if one["domain"] == name]
+    assert "status=issued" in await cli("verify", id, "--wait", "--poll-interval", "0.5")
+    assert "Proxy active: True" in await cli("health", id)
+    assert name in await cli("ls")
+    assert f"Deleted custom domain {id}" in await cli("rm", id, "--yes")
+    assert name not in await cli("ls")
+    await cli("create", way["share_id"], name, "--dns-provider", "cloudflare", code=1)
 
 
 async def test_a_zone_that_takes_none_of_them(here: Caller, names: NameServer) -> None:
