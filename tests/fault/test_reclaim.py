@@ -9,7 +9,7 @@ import pytest
 
 from fault.world import ROOT, P, World
 from polyvisor.engine.reclaim import ReclaimEngine
-from polyvisor.model.faults import Forbidden, TimedOut, Unsupported
+from polyvisor.model.faults import Forbidden, Invalid, TimedOut, Unsupported
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.principal import Action, Principal
 from polyvisor.model.reclaim import Outcome, Policy, Pressure, Wanted
@@ -148,3 +148,29 @@ async def test_memory_saved_with_a_balloon_needs_one(world: World) -> None:
     world.hypervisor.abilities = able
     assert (await world.ask(world.engine.power.resume(ROOT, id))).fault == ""
     await world.check(id)
+
+
+async def test_what_an_owner_leaves_a_guest_is_on_record(world: World) -> None:
+    """It lends of that alone, and is asked for the rest again each time it has begun, by a new server as well."""
+    id, memory = await world.create(), Bytes(96 * MIB)
+    with pytest.raises(Invalid):
+        await world.engine.allowances.allow(ROOT, id, Bytes(95 * MIB))
+    big = await world.create(memory=Bytes(256 * MIB))
+    await world.engine.allowances.allow(ROOT, big, Bytes(128 * MIB))
+    assert (await world.vm(big).memory(), await world.vm(id).memory()) == (128 * MIB, memory)
+    await reclaim(world, 10_000)
+    assert (await world.vm(big).memory(), await world.vm(id).memory()) == (64 * MIB, 48 * MIB)
+    await world.engine.allowances.allow(ROOT, big, Bytes(200 * MIB))
+    assert await world.vm(big).memory() == 100 * MIB
+    await reclaim(world, 0)
+    assert (await world.vm(big).memory(), await world.vm(id).memory()) == (200 * MIB, memory)
+    await world.ask(world.engine.power.restart(ROOT, big, force=True))
+    assert await world.vm(big).memory() == 256 * MIB  # it has only begun
+    world.offset += timedelta(seconds=10)
+    await world.engine.reclaim.tick()
+    assert await world.vm(big).memory() == 200 * MIB
+    await world.vm(big).balloon(256 * MIB)
+    fresh = ReclaimEngine(world.store, world.host, world.clock, Policy())
+    await fresh.tick()
+    assert await world.vm(big).memory() == 200 * MIB
+    await world.check(big)

@@ -41,6 +41,7 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     "nics": {"plug": "nic.plug", "unplug": "nic.unplug"},
     "egress": {"set": "instance.egress"},
     "shapes": {"reshape": "instance.reshape"},
+    "allowances": {"allow": "instance.allow"},
     "standby": {"hold": "instance.hold"},
     "streams": {
         "guest": "instance.interact", "execute": "instance.execute", "type": "instance.type",

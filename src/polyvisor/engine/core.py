@@ -8,6 +8,7 @@ from pathlib import Path
 
 from polyvisor.access.credentials import Doorkeeper
 from polyvisor.access.seal import Seal
+from polyvisor.engine.allowance import AllowanceEngine
 from polyvisor.engine.appliances import AppliancesEngine
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
 from polyvisor.engine.bindings import BindingsEngine
@@ -123,6 +124,7 @@ class Engine:
             store, self.instances, self.power, self.snapshots, self.streams, self.code, self.pool
         )
         self.reclaim = ReclaimEngine(store, host, clock, reclaim or Policy())
+        self.allowances = AllowanceEngine(store, host, self.instances, self.reclaim)
         self.health = HealthEngine(store, host, clock)
         self.standby = StandbyEngine(store, host, clock, self.instances, self.power, waits, network.mode, self._watched)
         self.ingresses = IngressEngine(store, host, clock, self.instances, self.standby, tls or TlsPolicy())

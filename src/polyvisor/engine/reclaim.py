@@ -1,7 +1,8 @@
 """Reclaim: guests lend memory when the host runs short of it, or when an operator wants it back for a while.
 
 What is lent is a fact of running machines and of no record: a server that begins anew asks them, and what nobody wants
-any more goes back. A hold ends with the server, as it would have ended by itself soon.
+any more goes back. A hold ends with the server, as it would have ended by itself soon. What an owner leaves an instance
+of its memory (`Spec.allowance`) is on record; it lends of that alone, and is asked for the rest each time it has begun.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class ReclaimEngine:
         self._asked: dict[tuple[InstanceId, int], Bytes] = {}  # by instance and run: what it was asked last
         self._next: datetime | None = None
         self._known = False  # what an earlier server asked for, or whether all obeyed
+        self._some = False  # have an allowance
 
     async def reclaim(self, principal: Principal, wanted: Wanted) -> Reclaimed:
         """Let guests lend so much together, until the hold is over; another call takes the place of an earlier one, and
@@ -88,7 +90,7 @@ class ReclaimEngine:
         async with self._turn:
             if self._until is not None and now >= self._until:
                 self._held, self._until = 0, None
-            if self._known and not (self._policy.below or self._held or self._asked):
+            if self._known and not (self._policy.below or self._held or self._asked or self._some):
                 return
             if self._policy.below:
                 lent = next_lent(self._lent, await self._host.available(), await self._most(), self._policy)
@@ -97,12 +99,29 @@ class ReclaimEngine:
                 self._lent = lent
             await self._apply(max(self._lent, self._held))
 
+    async def allow(self, instance: Instance) -> Bytes:
+        """What an instance that runs is left of its memory has changed on record: its guest is asked for that, and
+        for what it lends of it. The answer is what it is asked to get along with. :raise Fault: it could not be asked.
+        """
+        run, usable = (instance.id, instance.observed.incarnation), instance.spec.usable
+        async with self._turn:
+            self._some = self._some or bool(instance.spec.allowance)
+            if wanted := max(self._lent, self._held):
+                await self._apply(wanted)
+                return self._asked.get(run, usable)
+            await self._host.balloon(instance.id, usable)
+            if run in self._asked:
+                self._asked[run] = usable
+        return usable
+
     async def _most(self) -> int:
-        return sum(i.spec.memory - self._policy.keeps(i.spec.memory) for i in await self._running())
+        return sum(i.spec.usable - self._policy.keeps(i.spec.usable) for i in await self._running())
 
     async def _running(self) -> Sequence[Instance]:
         async with self._store.read() as unit:
-            return [i for i in await unit.instances.all() if face(i) is Face.RUNNING]
+            found = await unit.instances.all()
+        self._some = any(i.spec.allowance for i in found)
+        return [i for i in found if face(i) is Face.RUNNING]
 
     async def _apply(self, wanted: int, *, dry_run: bool = False) -> list[Action]:
         """Ask each running guest that can lend for its share, where it was asked for another one before."""
@@ -116,13 +135,13 @@ class ReclaimEngine:
             actions[n] = replace(planned, outcome=Outcome.PLANNED) if dry_run else await self._ask(planned)
         if not dry_run:
             kept = {a.id: a.target for a in actions if not a.error}
-            quiet = not (wanted or self._policy.below)
+            quiet = not (wanted or self._policy.below or self._some)
             self._known = not any(a.outcome is Outcome.ERROR for a in actions)  # or it is tried again
             self._asked = {} if quiet else {run: kept[run[0]] for run in runs if run[0] in kept}
         return actions
 
     async def _seen(self, instance: Instance) -> Action:
-        assigned, run = instance.spec.memory, (instance.id, instance.observed.incarnation)
+        assigned, run = instance.spec.usable, (instance.id, instance.observed.incarnation)
         now, outcome, error = self._asked.get(run), Outcome.UNCHANGED, ""
         if now is None:
             try:

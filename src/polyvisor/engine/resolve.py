@@ -134,6 +134,8 @@ def fork_spec(wanted: Create, snapshot: Snapshot) -> Spec:
             raise Invalid(text, field="volumes", subject=mount.volume)
     if snapshot.kind is SnapshotKind.FULL:
         _refuse_changed_machine(wanted, was)
+    else:
+        was = replace(was, memory=was.usable, allowance=Bytes(0))  # it boots: with what the source was left
     check_env(wanted.env)
     free = tuple(Port(port.guest, 0, port.protocol) for port in was.ports)
     return check_spec(

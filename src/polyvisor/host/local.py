@@ -395,8 +395,8 @@ class LocalHost:
             memory, saved = await self._memory_files.waiting(blueprint)
             await self._begin(blueprint, memory, lambda machine: self._hypervisor.restore(machine, saved))
         with contextlib.suppress(Fault):  # what it lent when it was saved was needed then, and may not be now
-            if await self.guest_memory(id) < blueprint.spec.memory:  # asked while it stands still: it answers at once
-                await self.balloon(id, blueprint.spec.memory)
+            if await self.guest_memory(id) != blueprint.spec.usable:  # asked while it stands still: it answers at once
+                await self.balloon(id, blueprint.spec.usable)
         await self.resume(id)
         return self._vms[id].record
 

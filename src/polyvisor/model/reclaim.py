@@ -1,6 +1,6 @@
 """How much of their memory guests lend the host: pure arithmetic.
 
-assigned    what an instance was created with
+assigned    what an instance was created with, or what its owner leaves it of that
 floor       what it keeps, whatever the host needs
 target      what it is asked to get along with: between the two, and `assigned` unless the host needs something
 """

@@ -134,7 +134,7 @@ class Spec:
 
     `origin` is the snapshot that its disk was made from, if it was made from one; that need not exist any more.
     `disk` has the room of its `overlays` in it; `own_disk` is without. `later` is what its owner has changed while it
-    ran, see `then`.
+    ran, see `then`. `allowance` is what it is left of its memory until it is off, 0: all of it (ADR 53).
     """
 
     image: Digest
@@ -175,11 +175,19 @@ class Spec:
     egress: EgressPolicy | None = None  # what it may reach; None: what its network reaches
     vaults: tuple[Binding, ...] = ()  # whose credentials it uses
     later: Reshape | None = None
+    allowance: Bytes = Bytes(0)
 
     @property
     def then(self) -> Spec:
         """What it is from its next start on."""
-        return self if self.later is None else replace(self, **self.later.told(), later=None)
+        if self.later is None and not self.allowance:
+            return self
+        return replace(self, **(self.later or Reshape()).told(), later=None, allowance=Bytes(0))
+
+    @property
+    def usable(self) -> Bytes:
+        """Bytes of memory that its guest may use now."""
+        return self.allowance or self.memory
 
     @property
     def own_disk(self) -> Bytes:
@@ -237,6 +245,8 @@ def check_spec(spec: Spec) -> Spec:
     """
     _between(spec.vcpus, 1, MAX_VCPUS, "vcpus")
     _between(spec.memory, MIN_MEMORY, MAX_MEMORY, "memory")
+    if spec.allowance:
+        _between(spec.allowance, MIN_MEMORY, spec.memory, "memory")
     if spec.blank:
         _between(spec.disk, 0, 0, "disk")
     else:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
 
-from polyvisor.dialects.instavm import domains, records, shares, snapshots, staged, vms, volumes
+from polyvisor.dialects.instavm import domains, records, shares, sizes, snapshots, staged, vms, volumes
 from polyvisor.dialects.instavm.door import Call, Caller
 from polyvisor.dialects.instavm.policies import kept, policy_in
 from polyvisor.dialects.instavm.records import Session, Wishes
@@ -164,22 +164,17 @@ async def get(call: Caller, vm_id: str) -> dict[str, Any]:
 
 @router.patch("/v1/vms/{vm_id}")
 async def update(call: Caller, vm_id: str, body: VMUpdateRequest) -> dict[str, Any]:
-    """What is said of its end, its lifetime from now on, its metadata. What is left out stays."""
+    """What is said of its end, its lifetime from now on, its metadata, its size. What is left out stays."""
     call.settings.admit_lifetime(body.vm_lifetime_seconds)
     async with vms.held(call, vm_id, Action.INSTANCE_ALTER) as vm:
-        spec = vm.instance.spec
-        for field, wanted, has in (
-            ("memory_mb", body.memory_mb, spec.memory >> 20), ("vcpu_count", body.vcpu_count, spec.vcpus),
-        ):  # fmt: skip
-            if wanted not in (None, has):
-                raise Unsupported(f"{field}: a VM keeps the {has} that it was made with", field=field)
-        was = spec.ending
+        was = vm.instance.spec.ending
         ending = Ending(
             was.suspend if body.auto_suspend is None else body.auto_suspend,
             was.snapshot if body.snapshot_on_terminate is None else body.snapshot_on_terminate,
             was.name if body.snapshot_name is None else body.snapshot_name,
         )
-        return vms.described(call, await _changed(call, vm, body, ending))
+        async with sizes.resized(call, vm, body.memory_mb, body.vcpu_count) as vm:
+            return vms.described(call, await _changed(call, vm, body, ending))
 
 
 async def _changed(call: Call, vm: Vm, body: VMUpdateRequest, ending: Ending) -> Vm:

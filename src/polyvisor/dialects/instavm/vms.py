@@ -339,7 +339,7 @@ def described(call: Call, vm: Vm) -> dict[str, Any]:
     return {
         **_common(call, vm.record),
         "status": vm.word,
-        "memory_mb": spec.memory // MIB,
+        "memory_mb": spec.usable // MIB,
         "vcpu_count": spec.vcpus,
         "image_variant": vm.record.variant or spec.image_name,
         "expires_at": stamp(instance.intent.expires),

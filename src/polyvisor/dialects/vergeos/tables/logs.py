@@ -29,6 +29,7 @@ _TYPES: Mapping[str, str] = {
 }  # fmt: skip
 _TEXTS: Mapping[str, str] = {
     "instance.create": "Created VM", "instance.update": "Changed VM", "instance.reshape": "Changed VM",
+    "instance.allow": "Changed VM",
     "instance.delete": "Deleted VM", "instance.start": "Power on", "instance.stop": "Power off",
     "instance.press": "Power off (ACPI)", "instance.restart": "Guest reset", "instance.reset": "Power reset",
     "instance.suspend": "Hibernate", "snapshot.create": "Took snapshot", "snapshot.delete": "Deleted snapshot",
