@@ -136,7 +136,8 @@ verb_function verb_list, verb_change, verb_real;
 
 /* -- verbs.c, tar.c: run in a child with streams 0 and 1 and a result on 3; their value is the exit code ------- */
 
-verb_function verb_read, verb_write, verb_stat, verb_mount, verb_umount, verb_grow, verb_network, verb_tar, verb_untar;
+verb_function verb_read, verb_write, verb_stat, verb_mount, verb_umount, verb_sync, verb_grow, verb_network, verb_tar;
+verb_function verb_untar;
 int fail(const char *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int fail_errno(const char *path);
 bool make_directories(const char *path);

@@ -40,6 +40,7 @@ static const struct verb {
     {"real", .run = verb_real},
     {"mount", .run = verb_mount},
     {"umount", .run = verb_umount},
+    {"sync", .run = verb_sync},
     {"tar", .run = verb_tar},
     {"untar", .run = verb_untar},
     {"grow", .run = verb_grow},

@@ -110,7 +110,7 @@ class StreamsEngine:
         instance = await self._instances.get(principal, key, Action.INSTANCE_INTERACT)
         if face(instance) is Face.RUNNING and instance.observed.ready:
             with contextlib.suppress(Fault):
-                await self.run(principal, key, Exec(("sync",), timeout=_EXERCISE_LIMIT))
+                await (await self.guest(principal, key)).sync(_EXERCISE_LIMIT)
 
     async def run(self, principal: Principal, key: str, ask: Exec) -> tuple[Exit, bytes, bytes]:
         """A command from its beginning to its end, with what it said on 1 and on 2. :raise Fault: as `execute`."""

@@ -6,19 +6,13 @@ import asyncio
 import contextlib
 
 from polyvisor.model.faults import Fault
-from polyvisor.model.guest import Exec, Exit
 from polyvisor.ports.hypervisor import LiveVm
 
 _LIMIT = 5.0
 
 
 async def flush(vm: LiveVm) -> None:
-    """Best effort: a guest without an agent or without `sync`, or a busy one, is left as after a loss of power."""
+    """Best effort: a guest without an agent, or a busy one, is left as after a loss of power."""
     with contextlib.suppress(Fault, OSError, TimeoutError):
         async with asyncio.timeout(_LIMIT):
-            process = await (await vm.guest()).execute(Exec(("sync",)))
-            try:
-                while not isinstance(await process.read(), Exit):
-                    pass
-            finally:
-                await process.close()
+            await (await vm.guest()).sync(_LIMIT)

@@ -97,6 +97,9 @@ class Guest(Protocol):
     async def umount(self, path: str) -> None:
         """Sync and unmount; no mount there is fine. :raise Busy: it is in use."""
 
+    async def sync(self, limit: float) -> None:
+        """What was written is on the disks when this returns. :raise TimedOut: not within so many seconds."""
+
     async def grow(self, serial: str) -> None:
         """Let the mounted file system of the disk of that serial fill it; one that is not mounted is fine."""
 

@@ -19,9 +19,10 @@ from polyvisor.host.guest import pairs
 from polyvisor.host.guest.channel import Channel
 from polyvisor.host.guest.frames import DELIMITER, MOST, PROTOCOL, Decoder, Frame, Kind, encode
 from polyvisor.host.sockets import connect_unix
-from polyvisor.model.faults import Invalid, TimedOut, Unavailable
-from polyvisor.model.guest import Change, Exec, FileStat, Identity
+from polyvisor.model.faults import Invalid, TimedOut, Unavailable, Unsupported
+from polyvisor.model.guest import Change, Exec, Exit, FileStat, Identity
 from polyvisor.model.instance import Address
+from polyvisor.model.units import Seconds
 
 _NOBODY = bytes(16)
 _PING_LIMIT = 5.0
@@ -341,6 +342,18 @@ class Agent(asyncio.Protocol):
     async def umount(self, path: str) -> None:
         """See Guest."""
         await self._ask("umount", path=path)
+
+    async def sync(self, limit: float) -> None:
+        """See Guest. An agent that was booted before this verb was known has the guest's own program do it."""
+        try:
+            await self._ask("sync", limit)
+        except Unsupported:
+            command = await self.execute(Exec(("sync",), timeout=Seconds(limit)))
+            try:
+                while not isinstance(await command.read(), Exit):
+                    pass
+            finally:
+                await command.close()
 
     async def grow(self, serial: str) -> None:
         """See Guest."""

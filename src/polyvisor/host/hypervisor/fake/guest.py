@@ -297,6 +297,9 @@ class FakeGuest:
         """See Guest."""
         self.mounts.pop(path, None)
 
+    async def sync(self, limit: float) -> None:
+        """See Guest."""
+
     async def grow(self, serial: str) -> None:
         """See Guest."""
 
