@@ -103,7 +103,8 @@ def test_a_size_that_is_said_is_near_the_one_that_was_read(number: int, unit: st
     value, name = show_size(size).split(" ")
     near = 0.05 * 1.000001 * 1024 ** "BKMGTPE".index(name[0]) + size * 1e-9
     assert abs(float(value) * 1024 ** "BKMGTPE".index(name[0]) - size) <= near
-    if value.endswith(".0") or name == "B":
+    rounded_out = float(value) * 1024 ** "BKMGTPE".index(name[0]) >= 2**64  # "16.0 EB" is more than can be read
+    if (value.endswith(".0") or name == "B") and not rounded_out:
         assert abs(parse_size(f"{int(float(value))}{name}") - size) <= near
 
 
