@@ -7,6 +7,7 @@ A limit is told with 403 or 429: only for these the SDK has an exception of its 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -51,21 +52,22 @@ _FIELDS = {
     "vaults": "vault_ids",
 }  # fmt: skip
 """Our fields that are called otherwise here."""
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _WAIT = 5.0
 
 
 def refused(field: str, text: str, kind: str = "value_error", place: str = "body") -> Response:
-    """The answer to a field that is wrong."""
-    where: list[str | int] = [int(part) if part.isdigit() else part for part in field.split(".")]
+    """The answer to a field that is wrong, or to the whole."""
+    where: list[str | int] = [int(part) if _NUMBER.fullmatch(part) else part for part in field.split(".") if part]
     return JSONResponse({"detail": [{"loc": [place, *where], "msg": clean(text), "type": kind}]}, 422)
 
 
 def reply(fault: Fault) -> Response:
     """The whole answer to a fault."""
     status = STATUS[type(fault)]
-    if status == 422 and fault.field:
-        field = _FIELDS.get(fault.field, fault.field)
-        return refused(field, fault.public.removeprefix(f"{fault.field}: "))
+    if status == 422:
+        field = fault.field or ""
+        return refused(_FIELDS.get(field, field), fault.public.removeprefix(f"{field}: "))
     wait = fault.retry_after or (_WAIT if status == 429 else None)
     headers = {} if wait is None else {"Retry-After": str(max(1, round(wait)))}
     if status == 401:

@@ -26,6 +26,7 @@ router = APIRouter(prefix="/v1")
 absent = APIRouter()
 KEY = "key"
 _PAGE = 200
+_MOST = 2**63 - 1  # a store counts no further
 _MOST_PAGES = 50  # of the log, for one answer
 
 # -- who one is --------------------------------------------------------------------------------------------------------
@@ -217,7 +218,8 @@ async def catalog(call: Caller) -> dict[str, Any]:
 @router.get("/audit/events")
 async def events(  # noqa: PLR0913 - each is a filter
     call: Caller, event_group: str | None = None, event_type: str | None = None, status: str | None = None,
-    vm_id: str | None = None, session_id: str | None = None, cursor: int | None = None, user_id: str | None = None,
+    vm_id: str | None = None, session_id: str | None = None, user_id: str | None = None,
+    cursor: Annotated[int | None, Query(ge=0, lt=_MOST)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> dict[str, Any]:  # fmt: skip
     """The latest, newest first; `next_cursor` leads to those before."""
@@ -245,7 +247,8 @@ async def events(  # noqa: PLR0913 - each is a filter
 @router.get("/audit/events/{event_id}")
 async def event(call: Caller, event_id: int) -> dict[str, Any]:
     """One."""
-    for entry in await call.core.audit.list(call.principal, AuditFilter(), event_id + 1, 1):
+    known = 0 <= event_id < _MOST
+    for entry in await call.core.audit.list(call.principal, AuditFilter(), event_id + 1, 1) if known else ():
         if entry.seq == event_id:
             return _event(entry)
     raise NotFound(f"Event {event_id} not found")

@@ -22,7 +22,7 @@ from polyvisor.dialects.instavm.wire import (
     VMUpdateRequest,
 )
 from polyvisor.model.ending import Ending
-from polyvisor.model.faults import Exists, Invalid, NotFound, Unsupported
+from polyvisor.model.faults import Exists, Invalid, NotFound
 from polyvisor.model.instance import Mount
 from polyvisor.model.principal import Action
 from polyvisor.model.request import Create
