@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,22 +13,57 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from instavm import InstaVM
+from instavm import AuthenticationError, InstaVM
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from real.archives import entry, oci_layout
 from real.conftest import finish, share
 from real.pythons import python_on
+from real.registries import push
+from real.test_image_sources import shell
 from real.verges import eventually
 from serving import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("trusting")]
 TINY: dict[str, Any] = {"image_variant": "tiny", "memory_mb": 128, "vcpu_count": 1}
+SPOKEN = (Path("/bin/bash"), Path("/usr/bin/nohup"))  # by `instavm deploy`
+MANIFEST = """
+schema_version: 1
+slug: hello
+title: Hello
+version: "1.0"
+summary: says hello
+category: test
+runtime: python
+deploy: {kind: upload_and_run}
+source: {include: ["*.py"], setup_command: "python3 -m compileall -q . && echo ready > set-up"}
+vm: {memory_mb: 256, vcpu_count: 1, timeout_seconds: 3600, metadata: {app: hello}}
+run: {workdir: ".", start_command: "exec python3 app.py"}
+app: {port: 8000, healthcheck_path: /health, share_public_default: true, readiness_timeout_seconds: 120}
+env: {GREETING: "it's hello"}
+secrets: []
+post_deploy_notes: []
+"""
+APP = """
+import http.server, os, socketserver  # which asks nobody for its own name
+
+
+class Hello(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write((os.environ["GREETING"] + " " + open("set-up").read() + self.path).encode())
+
+
+socketserver.TCPServer(("", 8000), Hello).serve_forever()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +75,8 @@ def server(base: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     settings.write_text(
         '[instavm]\nimage = "python"\n[variants.tiny]\nimage = "busybox"\n[variants.nix-dev]\nimage = "busybox"\n'
     )
-    server = Server(folder / "data", "--config", str(settings)).start()
-    with python_on(server, folder) as name:
+    server = Server(folder / "data", "--config", str(settings), "--ssh-listen", "127.0.0.1:0").start()
+    with python_on(server, folder, *SPOKEN) as name:
         server.stop()
         settings.write_text(settings.read_text().replace('"python"', json.dumps(name)))
         server.start()
@@ -60,6 +96,15 @@ def sdk(server: Server) -> InstaVM:
 def client(server: Server, **more: Any) -> InstaVM:
     """Upstream's client."""
     return InstaVM(server.facts["api_key"], base_url=server.facts["url"], **more)
+
+
+@pytest.fixture(scope="module")
+def box(server: Server) -> Iterator[tuple[InstaVM, str]]:
+    """A client and its VM, for what does not mind who was there before."""
+    sdk = client(server)
+    vm = vm_of(sdk, **TINY | {"memory_mb": 256}, metadata={"k": "v", "n": {"a": 1, "b": 2}})
+    yield sdk, vm
+    sdk.vms.delete(vm)
 
 
 def vm_of(sdk: InstaVM, **more: Any) -> str:
@@ -134,7 +179,35 @@ def test_a_vm_is_suspended_resumed_snapshotted_and_cloned(sdk: InstaVM, tmp_path
     assert sh(sdk, "cat /root/file") == "kept\n"
     for one in (vm, copy["vm_id"], clone["vm_id"]):
         assert sdk.vms.delete(one)["status"] == "terminated"
+        assert one not in [there["vm_id"] for there in sdk.vms.list()]
+    ended = {one["vm_id"]: one["status"] for one in sdk.vms.list_all_records()}
+    assert [ended[one["vm_id"]] for one in (resumed, copy, clone)] == ["terminated"] * 3
+    assert not sdk.get_session_status()["vm_alive"]
     sdk.snapshots.delete(snap["id"])
+
+
+def test_a_snapshot_is_made_of_an_image_of_a_registry(sdk: InstaVM, registry: str, tmp_path: Path) -> None:
+    where, name = f"{registry}/instavm/app:1", f"app-{time.time_ns()}"
+    push(oci_layout(tmp_path / "layout", shell(entry("in-image", b"here\n")), says={"Env": ["PATH=/bin"]}), where)
+    made = sdk.snapshots.create(
+        where, name=name, vcpu_count=1, memory_mb=128,
+        build_args={"post_build_cmd": "echo $KIND > /built", "envs": {"KIND": "a build"}},
+    )  # fmt: skip
+    bad = sdk.snapshots.create(f"{registry}/instavm/none:1", vcpu_count=1, memory_mb=128)
+    assert (made["status"], bad["status"]) == ("building", "building")
+    eventually(lambda: sdk.snapshots.get(made["id"])["status"] != "building", 200)
+    ready = sdk.snapshots.get(made["id"])
+    assert ready | {"status": "ready", "oci_image": where, "last_error": None, "name": name} == ready
+    eventually(lambda: sdk.snapshots.get(bad["id"])["status"] == "failed", 60)
+    assert sdk.snapshots.get(bad["id"])["last_error"]
+    assert {made["id"], bad["id"]} <= {one["id"] for one in sdk.snapshots.list(snapshot_type="user")}
+    assert made["id"] not in {one["id"] for one in sdk.snapshots.list(snapshot_type="system")}
+    vm = vm_of(sdk, snapshot_id=made["id"])
+    assert sh(sdk, "cat /in-image /built") == "here\na build\n"
+    sdk.vms.delete(vm)
+    for one in (made, bad):
+        sdk.snapshots.delete(one["id"])
+    assert not {made["id"], bad["id"]} & {one["id"] for one in sdk.snapshots.list()}
 
 
 def test_a_volume_outlives_its_vm(sdk: InstaVM, tmp_path: Path) -> None:
@@ -164,10 +237,11 @@ def test_a_volume_outlives_its_vm(sdk: InstaVM, tmp_path: Path) -> None:
     sdk.volumes.delete(volume)
 
 
-def test_a_share_is_reached_from_outside(sdk: InstaVM) -> None:
-    vm = vm_of(sdk, **TINY, share={"port": 8000, "is_public": True})
+def test_a_share_is_reached_from_outside(box: tuple[InstaVM, str]) -> None:
+    sdk, vm = box
     sh(sdk, "mkdir /www; echo hello > /www/index.html; httpd -p 8000 -h /www")
-    share = sdk.shares.create(8000, vm_id=vm)
+    share = sdk.shares.create(8000, vm_id=vm, is_public=True)
+    assert sdk.shares.create(8000, vm_id=vm)["url"] == share["url"]
 
     def answer(**headers: str) -> int | bytes:
         try:
@@ -185,7 +259,6 @@ def test_a_share_is_reached_from_outside(sdk: InstaVM) -> None:
     assert answer(**{private["token_header"]: private["token"]}) == b"hello\n"
     sdk.shares.update(share["share_id"], revoke=True)
     assert answer() == 0
-    sdk.vms.delete(vm)
 
 
 # What it is sent it sends back, in frames of its own; that of a text is 0x81.
@@ -251,9 +324,45 @@ async def test_a_websocket_through_a_share(server: Server) -> None:
     await asyncio.to_thread(sdk.kill)
 
 
-async def test_a_terminal(server: Server) -> None:
-    sdk = await asyncio.to_thread(client, server)
-    vm = await asyncio.to_thread(vm_of, sdk, **TINY)
+def test_memory_is_taken_and_given_back_while_it_runs(box: tuple[InstaVM, str]) -> None:
+    sdk, vm = box
+
+    def free() -> int:
+        """MiB that the guest has left."""
+        return int(sh(sdk, "awk '/^MemAvailable/ {print $2}' /proc/meminfo")) // 1024
+
+    before = free()
+    assert sdk.vms.update(vm, memory_mb=160)["memory_mb"] == 160
+    eventually(lambda: before - 110 <= free() <= before - 80, 60)
+    with pytest.raises(requests.HTTPError) as caught:
+        sdk.vms.update(vm, memory_mb=257)
+    assert caught.value.response is not None
+    assert caught.value.response.json()["detail"][0]["loc"] == ["body", "memory_mb"]
+    assert sdk.vms.get(vm)["memory_mb"] == 160
+    assert sdk.vms.update(vm, memory_mb=256)["memory_mb"] == 256
+    eventually(lambda: free() > before - 16, 60)
+
+
+def test_what_is_listed_and_what_is_refused(server: Server, box: tuple[InstaVM, str]) -> None:
+    sdk, vm = box
+    found = sdk.list_sandboxes(metadata={"k": "v", "n": {"a": 1}}, limit=5)
+    assert [(one["vm_id"], one["metadata"]["k"]) for one in found] == [(vm, "v")]
+    assert sdk.list_sandboxes(metadata={"k": "w"}) == sdk.list_sandboxes(metadata={"n": {"a": 2}}) == []
+    (listed,) = [one for one in sdk.vms.list() if one["vm_id"] == vm]
+    assert listed == sdk.vms.get(vm) and listed in sdk.vms.list_all_records()
+    with pytest.raises(AuthenticationError):
+        InstaVM("instavm_sk_wrong", base_url=server.facts["url"])
+    for status, method, path, body in (
+        (404, "GET", "/v1/vms/vmid-none-1", None), (422, "POST", "/v1/vms", {"vcpu_count": "x"}),
+        (409, "POST", "/v1/vms", {"session_id": sdk.session_id}),
+    ):  # fmt: skip
+        with pytest.raises(requests.HTTPError) as caught:
+            sdk._request_json(method, path, json_data=body)
+        assert caught.value.response is not None and caught.value.response.status_code == status
+
+
+async def test_a_terminal(box: tuple[InstaVM, str]) -> None:
+    sdk, vm = box
     pty = await asyncio.to_thread(sdk.pty.create_for_vm, vm, 91, 31)
     said = b""
     async with connect(sdk.pty.ws_url_for_vm(vm, pty["session_id"]), proxy=None) as socket:
@@ -269,7 +378,6 @@ async def test_a_terminal(server: Server) -> None:
                 said += piece
     assert b"40 120" in said
     assert json.loads(piece) == {"type": "exit", "exit_code": 7}
-    await asyncio.to_thread(sdk.vms.delete, vm)
 
 
 def test_a_lifetime_ends_in_a_snapshot_although_the_server_was_down(server: Server) -> None:
@@ -290,24 +398,93 @@ def test_a_lifetime_ends_in_a_snapshot_although_the_server_was_down(server: Serv
     sdk.snapshots.delete(snap["id"])
 
 
-def test_the_command_line(server: Server, tmp_path: Path) -> None:
-    told = {
-        "INSTAVM_BASE_URL": server.facts["url"], "INSTAVM_API_KEY": server.facts["api_key"], "HOME": str(tmp_path),
-        "PATH": os.environ["PATH"],
-    }  # fmt: skip
-    program = str(Path(sys.executable).with_name("instavm"))
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Somebody's, with a key, a configuration of ssh that knows the gateway's port, and the `instavm` command."""
 
-    def cli(*words: str, code: int = 0) -> Any:
-        done = subprocess.run([program, *words], env=told, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == code, (words, done)
-        return json.loads(done.stdout) if "-j" in words and code == 0 else done.stdout
+    folder: Path
+    server: Server
 
+    @classmethod
+    def of(cls, server: Server, folder: Path) -> Home:
+        """A new one. OpenSSH asks the system where home is, so its clients are told here."""
+        (folder / ".ssh").mkdir()
+        (folder / "bin").mkdir()
+        key = folder / ".ssh" / "id_ed25519"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "me@home", "-f", str(key)], check=True)
+        where, _, port = server.facts["ssh"].rpartition(":")
+        lines = [f"Host {where}", f"Port {port}", f"UserKnownHostsFile {folder}/known", "LogLevel ERROR"]
+        (folder / ".ssh" / "config").write_text("\n".join(lines) + "\n")
+        for program in ("ssh", "scp"):
+            script = folder / "bin" / program
+            script.write_text(f'#!/bin/sh\nexec {shutil.which(program)} -F {folder}/.ssh/config "$@"\n')
+            script.chmod(0o755)
+        return cls(folder, server)
+
+    def run(self, *argv: str, code: int = 0, key: str = "") -> str:
+        """What a program says there, which ends so."""
+        env = {
+            "INSTAVM_BASE_URL": self.server.facts["url"], "INSTAVM_API_KEY": key or self.server.facts["api_key"],
+            "HOME": str(self.folder), "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
+        }  # fmt: skip
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=280, check=False)
+        assert done.returncode == code, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def instavm(self, *words: str, code: int = 0, key: str = "") -> Any:
+        """What the command line says."""
+        said = self.run(str(Path(sys.executable).with_name("instavm")), *words, code=code, key=key)
+        return json.loads(said) if "-j" in words and code == 0 else said
+
+
+@pytest.fixture
+def home(server: Server, tmp_path: Path) -> Home:
+    """A new one."""
+    return Home.of(server, tmp_path)
+
+
+def test_the_command_line(home: Home) -> None:
+    cli = home.instavm
     assert "SSH Keys (0)" in cli("whoami")
     made = cli("create", "-j", "--memory", "128", "--vcpu", "1", "--image-variant", "nix-dev")
-    assert made["vm_id"] in json.dumps(cli("ls", "-j"))
+    assert (made["status"], bool(made["session_id"])) == ("active", True)
+    assert made["vm_id"] in [one["vm_id"] for one in cli("ls", "-j")["vms"]]
+    words = ("exec", "--session", made["session_id"], "--language", "bash", "--cmd")
+    ran = cli(*words, "echo out; echo err >&2; exit 3", "-j")
+    assert (ran["stdout"], ran["stderr"], ran["exit_code"]) == ("out\n", "err\n", 3)
+    assert "is 42" in cli(*words, "echo is $((6 * 7))")
     cli("rm", made["vm_id"])
-    assert made["vm_id"] not in json.dumps(cli("ls", "-j"))
+    assert made["vm_id"] not in [one["vm_id"] for one in cli("ls", "-j")["vms"]]
+    gone = [one["status"] for one in cli("ls", "-a", "-j")["vms"] if one["vm_id"] == made["vm_id"]]
+    assert gone == ["terminated"]
     cli("rm", "vmid-none", code=1)
+    cli("exec", "--session", "none", "--cmd", "1", code=1)
+    cli("ls", "-j", code=1, key="instavm_sk_wrong")
+
+
+def test_an_application_is_deployed(home: Home, server: Server) -> None:
+    """By ssh, scp and a share, as `instavm deploy` has it; its VM answers to ssh by its name."""
+    sdk, project = client(server), home.folder / "hello"
+    for old in sdk.list_ssh_keys():  # of a run that failed
+        sdk.delete_ssh_key(old["id"])
+    project.mkdir()
+    (project / "app.py").write_text(APP)
+    (project / "instavm.yaml").write_text(MANIFEST)
+    done = home.instavm("deploy", str(project), "-y", "-j")
+    assert (done["slug"], done["service_mode"]) == ("hello", "nohup")
+    with urllib.request.urlopen(done["share_url"] + "/there", timeout=30) as answer:
+        assert answer.read() == b"it's hello ready\n/there"
+    (key,) = sdk.list_ssh_keys()  # which the command line has added
+    said = home.run("ssh-keygen", "-lf", str(home.folder / ".ssh" / "id_ed25519.pub"))
+    assert (key["fingerprint"], key["comment"]) == (said.split()[1], "me@home")
+    where = f"{done['vm_id']}@{server.facts['ssh'].rpartition(':')[0]}"
+    ssh = ("ssh", "-o", "BatchMode=yes", "-i", str(home.folder / ".ssh" / "id_ed25519"))
+    assert home.run(*ssh, where, "id -u; pwd") == "0\n/\n"
+    home.run("scp", "-O", *ssh[1:], f"{where}:/.instavm-cookbooks/hello/app.py", str(home.folder / "back"))
+    assert (home.folder / "back").read_text() == APP
+    sdk.delete_ssh_key(key["id"])
+    home.run(*ssh, where, "true", code=255)
+    home.instavm("rm", done["vm_id"])
 
 
 def test_a_crowd_is_served_or_told_why_not(server: Server) -> None:
