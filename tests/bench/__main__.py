@@ -21,6 +21,7 @@ from bench import (
     crowd,
     forks,
     guesses,
+    lifetimes,
     machines,
     sandboxes,
     standby,
@@ -65,6 +66,7 @@ GROUPS = {
     "hypeman": upstream.ROWS,
     "vergeos": verge.ROWS,
     "instavm": sandboxes.ROWS,
+    "instavm lifetimes": lifetimes.ROWS,
     "clones": (
         "clones ready, a second and core", "100 clones at once that answer", "memory of an idle clone, its share",
     ),
@@ -88,6 +90,7 @@ GROUPS = {
         "list of 10,000, in pages",
     ),
 }  # fmt: skip
+_ALONE = ("crowd", "guesses", "instavm", "instavm lifetimes")  # with servers of their own
 _ADOPTED = 10
 _LIMIT = 3600.0
 
@@ -137,10 +140,13 @@ async def _all(groups: Sequence[str], work: Path, runs: int) -> tuple[dict[str, 
     }
     rows: list[Row] = []
     async with asyncio.timeout(_LIMIT):
-        if any(group not in ("crowd", "guesses", "instavm") for group in groups):
+        if any(group not in _ALONE for group in groups):
             rows += await _with_machines(groups, work, runs, facts)
         if "instavm" in groups:
             rows += await _measured("instavm", lambda: sandboxes.sandboxes(work / "sandboxes", runs), facts)
+        if "instavm lifetimes" in groups:
+            made = work / "lifetimes"
+            rows += await _measured("instavm lifetimes", lambda: lifetimes.lifetimes(made, runs), facts)
         if "crowd" in groups:
             rows += await _measured("crowd", lambda: crowd.crowd(work, runs), facts)
         if "guesses" in groups:
