@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from instavm import InstaVM
 
 from polyvisor.client import Client, Refused
 from polyvisor.wire.native import Egress, Instance, UpdateInstance
@@ -37,6 +38,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
 ]
 
+T = TypeVar("T")
 NOTHING: dict[str, Any] = {"allow_http": False, "allow_https": False, "allow_package_managers": False}
 ONE_NAME = NOTHING | {"domains": [WORLD_NAME]}
 HELD = "(nc {where} {port} > /tmp/{name} < /dev/null; echo over > /tmp/{name}.end) > /dev/null 2>&1 &"
@@ -92,8 +94,11 @@ def place_in(mode: str, base: Server, data: Path) -> Iterator[Place]:
         made = stack.enter_context(ground())
         port = stack.enter_context(listening(made.world, "0.0.0.0"))
         stack.enter_context(listening(made.host, "0.0.0.0", port))
+        settings = data.with_suffix(".toml")
+        settings.write_text('[instavm]\nimage = "busybox"\n')
         with made.host.inside():
-            server = Server(data, "--network", mode, prefix=made.host.prefix).start()
+            flags = ("--network", mode, "--config", str(settings))
+            server = Server(data, *flags, prefix=made.host.prefix).start()
             try:
                 yield Place(made, server, mode, port)
             finally:
@@ -210,3 +215,34 @@ async def test_only_one_that_was_started_with_a_policy_can_be_told(place: Place)
             await allow(client, vm, **ONE_NAME)
         assert reached(await place.tried(client, vm)) == {"name", "address"}
         await guests.discard()
+
+
+async def test_it_is_told_by_the_instavm_sdk(place: Place, trusting: None) -> None:
+    """With the create by either name of the registries' field, by the session, and by the VM: each holds at once."""
+    closed = {"allow_http": False, "allow_https": False, "allowed_domains": [WORLD_NAME]}
+
+    def told(work: Callable[[InstaVM], T]) -> T:
+        """What its client, which blocks, gives from inside."""
+        with place.ground.host.inside():
+            return work(InstaVM(place.server.facts["api_key"], base_url=place.server.facts["url"]))
+
+    def made(sdk: InstaVM) -> tuple[str, str]:
+        policy = closed | dict.fromkeys(("allow_public_repos", "allow_package_managers"), False)
+        vm = sdk.vms.create(memory_mb=128, vcpu_count=1, egress_policy=policy)
+        return str(vm["vm_id"]), str(vm["session_id"])
+
+    vm, session = await asyncio.to_thread(told, made)
+    async with place.server.client() as client:
+        guest = await client.instances.get(vm.split("-")[1])
+        assert reached(await place.tried(client, guest)) == {"name", "address"}
+        other = closed | {"allowed_domains": [OTHER_NAME], "allow_package_managers": False}
+        for change, reaches in (
+            (lambda sdk: sdk.set_session_egress(session, **other), {"other name", "other address", "resolves"}),
+            (lambda sdk: sdk.set_vm_egress(vm, **closed | {"allow_package_managers": False}), {"name", "address"}),
+            (lambda sdk: sdk.set_session_egress(session), {"name", "other name", "address", "other address"}),
+        ):
+            assert await asyncio.to_thread(told, change) == {"status": "ok"}
+            assert reached(await place.tried(client, guest)) - {"resolves elsewhere", "resolves"} == reaches - {
+                "resolves"
+            }
+        await client.instances.delete(guest.id, force=True)
