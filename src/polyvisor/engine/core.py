@@ -112,7 +112,7 @@ class Engine:
         self.bindings = BindingsEngine(store, host, self.instances, waits, authority, openings)
         self.streams.supply = self.bindings.supply
         self.events, self.courier = EventsEngine(store), CourierEngine(store, courier)
-        self.hosts = HostsEngine(store, host)
+        self.hosts, self.domains = HostsEngine(store, host), DomainsEngine(host, dns, seal, secret)
         self.foreigners, self.rows = ForeignersEngine(store), RowsEngine(store)
         self.snapshots = SnapshotsEngine(store, host, clock, self.instances, packing)
         self.forks = ForksEngine(self.instances, self.snapshots)
@@ -123,12 +123,9 @@ class Engine:
         self.templates = TemplatesEngine(
             store, self.instances, self.power, self.snapshots, self.streams, self.code, self.pool
         )
-        self.reclaim = ReclaimEngine(store, host, clock, reclaim or Policy())
-        self.allowances = AllowanceEngine(store, host, self.instances, self.reclaim)
-        self.health = HealthEngine(store, host, clock)
+        self._watch_over(store, host, clock, reclaim or Policy())
         self.standby = StandbyEngine(store, host, clock, self.instances, self.power, waits, network.mode, self._watched)
         self.ingresses = IngressEngine(store, host, clock, self.instances, self.standby, tls or TlsPolicy())
-        self.domains = DomainsEngine(host, dns, seal, secret)
         self._govern(store, host, clock)
         self.keeper = Keeper(
             store, clock, self.endings, self.snapshots, self.schedules, self.tasks, self.pool, self.reclaim,
@@ -142,6 +139,12 @@ class Engine:
         self.files = FilesEngine(store, host, self.instances, self.streams, self.volumes)
         self.screens = ScreensEngine(host, self.instances)
         self.terminals = TerminalsEngine(self.streams, self.instances)
+
+    def _watch_over(self, store: Store, host: Host, clock: Callable[[], datetime], reclaim: Policy) -> None:
+        """What running machines have of memory, and how they are."""
+        self.reclaim = ReclaimEngine(store, host, clock, reclaim)
+        self.allowances = AllowanceEngine(store, host, self.instances, self.reclaim)
+        self.health = HealthEngine(store, host, clock)
 
     def _watched(self, id: InstanceId) -> int:
         return self.streams.watched(id) + self.screens.watched(id)
