@@ -128,3 +128,22 @@ async def test_a_checkpoint_is_no_volume_of_its_own(root: Caller) -> None:
     for line in (f"GET /v1/volumes/{copy}", f"DELETE /v1/volumes/{copy}"):
         await root.refused(404, line)
     assert await root.ok(f"GET /v1/volumes/{volume}/checkpoints") == [point]
+
+
+async def test_a_new_vm_names_its_volumes(root: Caller, tenant: Caller) -> None:
+    """As `instavm deploy` does, which knows no ids."""
+    name = fresh("cache")
+    mount = {"name": name, "mount_path": "/cache", "mode": "rw"}
+    await root.wrong("volumes.0.name", "POST /v1/vms", {"volumes": [mount]})
+    await root.wrong("volumes.0.volume_id", "POST /v1/vms", {"volumes": [{"mount_path": "/cache"}]})
+    wanted = mount | {"size_gb": 2, "create_if_missing": True}
+    await root.wrong("volumes.1.name", "POST /v1/vms", {"volumes": [wanted, mount | {"name": f"{name}-none"}]})
+    await root.wrong("volumes.0.size_gb", "POST /v1/vms", {"volumes": [wanted | {"size_gb": 0}]})
+    assert name not in [one["name"] for one in await root.ok("GET /v1/volumes")]  # nothing is left of these
+    first = await root.vm(volumes=[wanted])
+    (volume,) = [one for one in await root.ok("GET /v1/volumes") if one["name"] == name]
+    assert volume["quota_bytes"] == 2 * 1024**3
+    assert [one["volume_id"] for one in await root.ok(f"GET /v1/vms/{first['vm_id']}/volumes")] == [volume["id"]]
+    await root.ok(f"DELETE /v1/vms/{first['vm_id']}")
+    await root.vm(volumes=[mount])  # the one that there is
+    await tenant.wrong("volumes.0.name", "POST /v1/vms", {"volumes": [mount]})

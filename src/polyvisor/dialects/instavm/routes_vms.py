@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -22,11 +23,12 @@ from polyvisor.dialects.instavm.wire import (
     VMUpdateRequest,
 )
 from polyvisor.model.ending import Ending
-from polyvisor.model.faults import Exists, Invalid, NotFound
+from polyvisor.model.faults import Exists, Fault, Invalid, NotFound
 from polyvisor.model.instance import Mount
 from polyvisor.model.principal import Action
 from polyvisor.model.request import Create
 from polyvisor.model.snapshot import SnapshotKind
+from polyvisor.model.volume import Volume
 
 router = APIRouter()
 Wait = Annotated[bool, Query()]
@@ -65,7 +67,22 @@ async def _spawn(
 ) -> VMCreateResponse:
     """The VM and what is asked with it: all of it, or nothing is left."""
     before = await records.as_written(call, session)
-    session, vm = await vms.spawn(call, session, await _origin(call, body), wait=wait)
+    made: list[Volume] = []
+    try:
+        session, vm = await vms.spawn(call, session, await _origin(call, body, made), wait=wait)
+        return await _published(call, before, session, vm, body, domain, wait=wait)
+    except BaseException:
+        for volume in made:
+            with contextlib.suppress(Fault):
+                await call.core.volumes.delete(call.principal, volume.id)
+        raise
+
+
+async def _published(  # noqa: PLR0913 - all that a VM is made of
+    call: Call, before: Session, session: Session, vm: Vm, body: VMCreateRequest, domain: domains.Wanted | None,
+    *, wait: bool,
+) -> VMCreateResponse:  # fmt: skip
+    """Its share and its name, if any. Without them there is no VM."""
     told = VMCreateResponse(
         vm_id=vm.id, session_id=session.id, status=vm.word if wait else CREATING, env_status=vms.env_status(vm)
     )
@@ -116,9 +133,9 @@ def _merged(was: Wishes, wanted: Wishes, body: VMCreateRequest) -> Wishes:
     return replace(was, **said)
 
 
-async def _origin(call: Call, body: VMCreateRequest) -> Origin:
-    """What it is made of. :raise NotFound, Invalid:"""
-    mounts = await _mounts(call, body)
+async def _origin(call: Call, body: VMCreateRequest, made: list[Volume]) -> Origin:
+    """What it is made of; volumes that had to be made are in `made`. :raise NotFound, Invalid:"""
+    mounts = await _mounts(call, body, made)
     if body.snapshot_id is None:
         return Origin(mounts=mounts)
     if body.image_variant is not None:
@@ -126,8 +143,12 @@ async def _origin(call: Call, body: VMCreateRequest) -> Origin:
     return replace(await snapshots.origin(call, body.snapshot_id), mounts=mounts)
 
 
-async def _mounts(call: Call, body: VMCreateRequest) -> tuple[Mount, ...]:
-    asked = [await volumes.wanted(call, one, f"volumes.{n}.") for n, one in enumerate(body.volumes or [])]
+async def _mounts(call: Call, body: VMCreateRequest, made: list[Volume]) -> tuple[Mount, ...]:
+    asked = []
+    for number, one in enumerate(body.volumes or []):
+        key, new = await volumes.called(call, one, f"volumes.{number}.")
+        made += [new] if new is not None else []
+        asked.append(await volumes.wanted(call, key, one, f"volumes.{number}."))
     return await call.core.volumes.resolve(call.principal, asked)
 
 

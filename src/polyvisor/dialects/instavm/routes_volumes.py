@@ -213,7 +213,7 @@ async def delete_file(call: Caller, volume_id: str, path: str) -> dict[str, Any]
 async def mount(call: Caller, vm_id: str, body: VMVolumeMountRequest, wait: Flag = True) -> dict[str, Any]:
     """A volume in a VM that runs, or one of its checkpoints."""
     async with vms.held(call, vm_id, Action.INSTANCE_ALTER) as vm:
-        wanted = await volumes.wanted(call, body, "")
+        wanted = await volumes.wanted(call, body.volume_id, body, "")
         try:
             asked = await call.core.volumes.attach(
                 call.principal, vm.instance.id, wanted.volume, path=wanted.path, read_only=wanted.read_only

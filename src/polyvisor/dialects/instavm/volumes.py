@@ -11,11 +11,13 @@ from typing import Any
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.names import DIALECT
 from polyvisor.dialects.instavm.vms import Vm, now, stamp
-from polyvisor.dialects.instavm.wire import VMVolumeMountRequest
+from polyvisor.dialects.instavm.wire import CreatedVolumeMount, Place
+from polyvisor.dialects.kit.names import named
 from polyvisor.model.faults import Busy, Fault, Invalid, NotFound
 from polyvisor.model.foreign import Row
 from polyvisor.model.instance import Mount
 from polyvisor.model.principal import Action
+from polyvisor.model.units import GIB, Bytes
 from polyvisor.model.volume import DATA, Volume, VolumeState
 
 CHECKPOINT = "checkpoint"
@@ -132,10 +134,36 @@ async def delete(call: Call, volume: Volume) -> None:
     await call.core.volumes.delete(call.principal, volume.id)
 
 
-async def wanted(call: Call, one: VMVolumeMountRequest, field: str) -> Mount:
+async def called(call: Call, one: CreatedVolumeMount, field: str) -> tuple[str, Volume | None]:
+    """The id of the volume that is asked for with a new VM, and the volume itself if it had to be made.
+
+    :raise Invalid: neither id nor name is told, or nothing is of that name and it is not to be made.
+    """
+    if one.volume_id is not None:
+        return one.volume_id, None
+    if one.name is None:
+        raise Invalid(f"{field}volume_id: Field required", field=f"{field}volume_id")
+    own = [volume for volume in await everything(call) if volume.project == call.principal.project]
+    kept = await call.core.foreigners.remainders(DIALECT, [volume.id for volume in own]) if own else {}
+    for volume in own:
+        if json.loads(kept.get(volume.id) or "{}").get("name", volume.name) == one.name:
+            return volume.id, None
+    if not one.create_if_missing:
+        raise Invalid(f"{field}name: no volume is called that", field=f"{field}name")
+    name, foreign = named(DIALECT, one.name, VOLUME)
+    size = Bytes((one.size_gb or 1) * GIB)
+    try:
+        made = await call.core.volumes.create(call.principal, name, size, foreign=foreign)
+    except Invalid as fault:
+        word = "size_gb" if fault.field == "size" else "name"
+        raise Invalid(f"{field}{word}: {fault.public}", field=f"{field}{word}") from fault
+    return made.id, made
+
+
+async def wanted(call: Call, key: str, one: Place, field: str) -> Mount:
     """The mount that is asked for. :raise Invalid: naming what of it is wrong, below `field`."""
     try:
-        volume = await find(call, one.volume_id, Action.VOLUME_USE)
+        volume = await find(call, key, Action.VOLUME_USE)
     except NotFound as fault:
         raise Invalid(f"{field}volume_id: {fault.public}", field=f"{field}volume_id") from fault
     if one.checkpoint_id is None or (one.checkpoint_id == LATEST and not await checkpoints(call, [volume.id])):

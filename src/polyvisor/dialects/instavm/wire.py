@@ -58,13 +58,27 @@ class DomainBody(CustomDomainRequest):
     share_id: Text
 
 
-class VMVolumeMountRequest(BaseModel):
-    """A volume, and where it is to be."""
+class Place(BaseModel):
+    """Where a volume is to be, and as what."""
 
-    volume_id: Text
     mount_path: Text
     mode: Literal["rw", "ro"] = "rw"
     checkpoint_id: Text | None = None
+
+
+class VMVolumeMountRequest(Place):
+    """A volume, and where it is to be."""
+
+    volume_id: Text
+
+
+class CreatedVolumeMount(Place):
+    """The same with a new VM. `instavm deploy` names the volume instead, and may want it made (instavm.md §0)."""
+
+    volume_id: Text | None = None
+    name: Text | None = None
+    size_gb: Annotated[int, Field(ge=1)] | None = None
+    create_if_missing: bool = False
 
 
 class VMCreateRequest(BaseModel):
@@ -83,7 +97,7 @@ class VMCreateRequest(BaseModel):
     share: ShareRequest | None = None
     custom_domain: CustomDomainRequest | None = None
     image_variant: Text | None = None
-    volumes: list[VMVolumeMountRequest] | None = None
+    volumes: list[CreatedVolumeMount] | None = None
     vault_ids: list[Text] | None = None
     auto_suspend: bool | None = None
     auto_resume: bool | None = None
