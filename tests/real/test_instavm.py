@@ -99,12 +99,11 @@ def client(server: Server, **more: Any) -> InstaVM:
 
 
 @pytest.fixture(scope="module")
-def box(server: Server) -> Iterator[tuple[InstaVM, str]]:
+def box(server: Server) -> tuple[InstaVM, str]:
     """A client and its VM, for what does not mind who was there before."""
     sdk = client(server)
     vm = vm_of(sdk, **TINY | {"memory_mb": 256}, metadata={"k": "v", "n": {"a": 1, "b": 2}})
-    yield sdk, vm
-    sdk.vms.delete(vm)
+    return sdk, vm
 
 
 def vm_of(sdk: InstaVM, **more: Any) -> str:
@@ -175,13 +174,14 @@ def test_a_vm_is_suspended_resumed_snapshotted_and_cloned(sdk: InstaVM, tmp_path
         sdk.download_file("/root/data", str(tmp_path / "back"))
         assert (tmp_path / "back").read_bytes() == data
         sh(sdk, "echo other > /root/file")
-    sdk.session_id = sdk.vms.get(vm)["session_id"]
+    last = sdk.vms.get(vm)  # each resume has given it another name
+    sdk.session_id = last["session_id"]
     assert sh(sdk, "cat /root/file") == "kept\n"
     for one in (vm, copy["vm_id"], clone["vm_id"]):
         assert sdk.vms.delete(one)["status"] == "terminated"
         assert one not in [there["vm_id"] for there in sdk.vms.list()]
     ended = {one["vm_id"]: one["status"] for one in sdk.vms.list_all_records()}
-    assert [ended[one["vm_id"]] for one in (resumed, copy, clone)] == ["terminated"] * 3
+    assert [ended[one["vm_id"]] for one in (last, copy, clone)] == ["terminated"] * 3
     assert not sdk.get_session_status()["vm_alive"]
     sdk.snapshots.delete(snap["id"])
 
