@@ -115,6 +115,7 @@ GIBIBYTE = 1024**3
 PIECE = 16 * 1024**2
 
 
+@pytest.mark.lengthy
 @pytest.mark.timeout(900)
 async def test_a_gibibyte_goes_on_to_another_machine(client: Client, visor: Visor, guests: Guests) -> None:
     """Written, detached, its machine destroyed, attached to another one: the same bytes."""

@@ -171,7 +171,7 @@ def files_with(folder: Path, word: bytes) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("mode", ["user", "bridge"])
+@pytest.mark.parametrize("mode", ["user", pytest.param("bridge", marks=pytest.mark.lengthy)])
 def test_a_guest_uses_what_it_never_sees(base: Server, tmp_path: Path, mode: str) -> None:
     first, second = (f"sk-{uuid.uuid4().hex}" for _ in range(2))
     with contextlib.ExitStack() as stack:
