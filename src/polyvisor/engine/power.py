@@ -84,9 +84,11 @@ class PowerEngine:
         await self._host.press(instance.id)
         return instance
 
-    async def restart(self, principal: Principal, key: str, *, force: bool = False) -> Asked:
+    async def restart(
+        self, principal: Principal, key: str, *, force: bool = False, grace: Seconds | None = None
+    ) -> Asked:
         """Stop as `stop` does, then start: a new process, the same disks and addresses."""
-        return await self._ask(principal, key, Verb.RESTART, force=force)
+        return await self._ask(principal, key, Verb.RESTART, force=force, grace=grace)
 
     async def reset(self, principal: Principal, key: str) -> Asked:
         """The reset button."""

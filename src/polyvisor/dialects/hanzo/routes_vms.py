@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polyvisor.dialects.hanzo import find, translate, wire
 from polyvisor.dialects.hanzo.find import kept_of
-from polyvisor.dialects.hanzo.launching import check_launch, create_of
+from polyvisor.dialects.hanzo.launching import GRACE, check_launch, create_of
 from polyvisor.dialects.hanzo.settings import System
 from polyvisor.dialects.hanzo.states import (
     DESTROYING,
@@ -103,7 +103,7 @@ async def stop(call: Call) -> object:
         return _status(instance, status)
     if status not in (RUNNING, ERROR):
         raise WrongState(f"VM is {status}: it must be running to be stopped")
-    await call.core.power.stop(call.principal, instance.id)
+    await call.core.power.stop(call.principal, instance.id, grace=GRACE)
     return _status(instance, STOPPING)
 
 
@@ -114,7 +114,7 @@ async def restart(call: Call) -> object:
     status = word(instance, call.core.clock())
     if status != RUNNING:
         raise WrongState(f"VM is {status}: it must be running to be restarted")
-    await call.core.power.restart(call.principal, instance.id)
+    await call.core.power.restart(call.principal, instance.id, grace=GRACE)
     return _status(instance, RESTARTING)
 
 

@@ -48,7 +48,7 @@ _MUST = {"stop": ", must be Running or Initializing", "start": ", must be Stoppe
 def word(instance: Instance) -> State:
     """What to say of it now."""
     now = face(instance)
-    if now is Face.RUNNING and not instance.observed.ready:
+    if now is Face.RUNNING and not instance.observed.ready and not instance.spec.blank:
         return "Initializing"
     found: State = WORDS[now]  # type: ignore[assignment]  # the table's values are those words
     return found

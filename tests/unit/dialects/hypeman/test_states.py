@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -9,11 +10,22 @@ import pytest
 from polyvisor.dialects.hypeman import asks, errors, states
 from polyvisor.model import faults
 from polyvisor.model.face import Face
+from polyvisor.model.ids import Digest
+from polyvisor.model.instance import Intent, Phase
+from unit.reconcile.simulated import an_instance, an_observed
 
 
 def test_every_face_has_one_of_the_eight_words() -> None:
     assert set(states.WORDS) == set(Face)
     assert set(states.WORDS.values()) <= set(get_args(asks.State))
+
+
+def test_one_without_an_agent_is_running_as_soon_as_it_runs() -> None:
+    """Whoever waits for the word would wait for ever."""
+    silent = an_instance(Intent(), an_observed(Phase.RUNNING, 1, 400))
+    assert states.word(silent) == "Initializing"
+    blank = replace(silent, spec=replace(silent.spec, image=Digest("")))
+    assert (blank.spec.blank, states.word(blank)) == (True, "Running")
 
 
 def test_every_fault_has_a_status_and_a_code() -> None:
