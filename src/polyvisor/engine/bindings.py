@@ -78,20 +78,22 @@ class BindingsEngine:
         if not vaults:
             yield
             return
-        async with self._store.write() as unit:
-            instance = await self._instances.find(unit, principal, key, Action.INSTANCE_INTERACT)
-            wanted = await _admitted(unit, principal, instance, vaults)
-            has = {one.vault for one in instance.spec.vaults}
-            more = tuple(Binding(id, lent=True) for id in wanted if id not in has)
-            await self._write(unit, instance, (*instance.spec.vaults, *more))
-        self._lent.update((instance.id, id) for id in wanted)
+        instance, wanted = None, list[VaultId]()
         try:
+            async with self._store.write() as unit:
+                instance = await self._instances.find(unit, principal, key, Action.INSTANCE_INTERACT)
+                wanted = await _admitted(unit, principal, instance, vaults)
+                self._lent.update((instance.id, id) for id in wanted)  # before another end may look what is lent
+                has = {one.vault for one in instance.spec.vaults}
+                more = tuple(Binding(id, lent=True) for id in wanted if id not in has)
+                await self._write(unit, instance, (*instance.spec.vaults, *more))
             await self._held(instance.id)
             yield
         finally:
-            self._lent.subtract((instance.id, id) for id in wanted)
-            self._lent += Counter()  # without those that nobody has any more
-            await asyncio.shield(self._take_back(instance.id))
+            if instance is not None:
+                self._lent.subtract((instance.id, id) for id in wanted)
+                self._lent += Counter()  # without those that nobody has any more
+                await asyncio.shield(self._take_back(instance.id))
 
     async def _take_back(self, id: InstanceId) -> None:
         async with self._store.write() as unit:

@@ -106,7 +106,7 @@ async def test_what_was_put_to_sleep_elsewhere_is_started(served: Served, root: 
 
 async def test_what_other_dialects_made_is_seen_here(served: Served, root: Caller, org: str) -> None:
     headers = {"X-Project": project(org)}
-    body = {"image": "busybox", "name": fresh("other"), "vcpus": 2, "memory": "3G", "disk": "1G"}
+    body = {"image": "busybox", "name": fresh("other"), "vcpus": 2, "memory": "3G", "disk": "1G", "grace": 3600}
     made = (await served.http.post("/api/v1/instances?wait=ready", json=body, headers=headers)).json()
     (listed,) = await root.ok("GET vm.all", organizationId=org)
     assert listed == {
@@ -117,6 +117,8 @@ async def test_what_other_dialects_made_is_seen_here(served: Served, root: Calle
     assert found["specs"] == {"vcpu": 2, "memoryGb": 3, "diskGb": 1, "diskType": "ssd"}
     await root.ok("POST vm.stop", vmId=listed["id"])
     await root.until(listed["id"], "stopped")
+    async with served.parts.store.read() as unit:
+        assert (await unit.instances.get(InstanceId(made["id"]))).intent.grace == 60  # whatever its maker has said
     here = await root.running(org)
     seen = (await served.http.get("/api/v1/instances", headers=headers)).json()
     assert here["id"].removeprefix("vm_") in {one["id"] for one in seen["items"]}
