@@ -293,8 +293,8 @@ async def test_what_a_snapshot_holds_is_known_though_it_could_not_be_written_dow
     real, refused = world.store.write, asyncio.Event()
 
     @asynccontextmanager
-    async def full() -> AsyncIterator[Unit]:
-        async with real() as unit:
+    async def full(*, lasting: bool = True) -> AsyncIterator[Unit]:
+        async with real(lasting=lasting) as unit:
             yield unit
             refused.set()
             raise NoCapacity("the disk is full")

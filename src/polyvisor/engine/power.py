@@ -36,6 +36,7 @@ _POWER = {
     Verb.STOP: Power.OFF,
 }
 _OFF = frozenset({Face.STOPPED, Face.FAILED})
+_OF_A_PROCESS = frozenset({Verb.PAUSE, Verb.RESUME, Verb.SUSPEND, Verb.RESET})  # the host's end is that one's, too
 
 
 class PowerEngine:
@@ -129,7 +130,7 @@ class PowerEngine:
         spec: Callable[[Spec], Spec] | None = None, spare: bool = False,
     ) -> Asked:  # fmt: skip
         action = Action.INSTANCE_DELETE if verb is Verb.DELETE else Action.INSTANCE_OPERATE
-        async with self._store.write() as unit:
+        async with self._store.write(lasting=verb not in _OF_A_PROCESS) as unit:
             instance = await self._instances.find(unit, principal, key, action)
             if verb is Verb.DELETE and instance.intent.deleted:
                 return Asked(instance, instance.operation)

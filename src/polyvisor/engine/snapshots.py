@@ -76,7 +76,7 @@ class SnapshotsEngine:
             raise Invalid("compression: only a snapshot with memory has any to compress", field="compression")
         asked = ("snapshot", key, name, kind, *([] if compression is None else [str(compression)]))
         digest = hashlib.sha256(repr(asked).encode()).hexdigest()
-        async with self._store.write() as unit:
+        async with self._store.write(lasting=not transient) as unit:
             if receipt:
                 found = await self._repeated(unit, principal, receipt, digest)
                 if found is not None:
@@ -210,7 +210,7 @@ class SnapshotsEngine:
     async def discard(self, id: SnapshotId) -> None:
         """Remove one that was made for a new instance only, when that is there or will not be. Safe to repeat."""
         async with self._files:
-            async with self._store.write() as unit:
+            async with self._store.write(lasting=False) as unit:
                 try:
                     snapshot = await unit.snapshots.get(id)
                 except NotFound:
@@ -222,7 +222,7 @@ class SnapshotsEngine:
 
     async def _remove(self, snapshot: Snapshot) -> None:
         await self._host.remove_snapshot(snapshot.id)
-        async with self._store.write() as unit:
+        async with self._store.write(lasting=not snapshot.transient) as unit:
             with contextlib.suppress(NotFound):  # somebody else was quicker
                 await unit.snapshots.forget(snapshot.id)
                 if snapshot.size and not snapshot.transient:  # of one that never was there is nothing to tell

@@ -548,8 +548,12 @@ class Store(Protocol):
     def read(self) -> AbstractAsyncContextManager[Unit]:
         """A consistent view; writing in it is an error."""
 
-    def write(self) -> AbstractAsyncContextManager[Unit]:
-        """All or nothing; one writer at a time, so a task must not open one inside another."""
+    def write(self, *, lasting: bool = True) -> AbstractAsyncContextManager[Unit]:
+        """All or nothing; one writer at a time, so a task must not open one inside another.
+
+        Without `lasting` it outlives this process at once, and the host a moment later: for what is seen again then, or
+        is of no use. A lasting one makes all before it last.
+        """
 
     def follow(self, *topics: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Topics published from now on, of those named; `*` at an end matches any. Repeats may be merged.

@@ -27,6 +27,9 @@ log = logging.getLogger("polyvisor.reconcile")
 AT_ONCE = 8  # launches and the like that run side by side; more would only make each of them slower
 _HEAVY = {StepName.MAKE_DISKS, StepName.LAUNCH, StepName.RELAUNCH, StepName.RESTORE, StepName.SNAPSHOT}
 _FORWARD = {StepName.REAP, StepName.UNPLUG, StepName.DISCARD}  # clearing away is never given up
+# After the host's own end, which no machine outlives, what these came to is seen again. That a snapshot is there has to
+# last, for one: or it would be taken anew, of another moment.
+_SEEN_AGAIN = {Verb.CREATE, Verb.START, Verb.STOP, Verb.RESTART, Verb.SUSPEND, Verb.RESUME, Verb.PAUSE}
 # Safe to repeat, but a guest would notice: that they are done is written at once.
 _NOT_TWICE = set(LIVE.values()) - {StepName.SNAPSHOT}
 
@@ -111,16 +114,19 @@ class Runner:
                 await self._refused(instance, operation, name, fault)
                 return None
             operation = None if operation is None else journal.finish(operation, name)
-        return None if operation is None else await self._done(instance, operation, act, seen, results[0])
+        if operation is None:
+            return None
+        keeps = not isinstance(work, Work) or work.kind is None or work.kind.keep
+        return await self._done(instance, operation, act, seen, results[0], keeps=keeps)
 
     async def _done(
-        self, instance: Instance, operation: Operation, act: Act, seen: Observation, result: object
+        self, instance: Instance, operation: Operation, act: Act, seen: Observation, result: object, *, keeps: bool
     ) -> Observation | None:
         proof = proven(instance, act.step, seen, result)
         after = plan(instance, operation, proof, self._clock()) if proof is not None else None
         size = Bytes(result) if act.step is StepName.SNAPSHOT and isinstance(result, int) else None
         if isinstance(after, Settled):
-            await self._close(instance, after.observed, operation, after.fault, size)
+            await self._close(instance, after.observed, operation, after.fault, size, keeps=keeps)
             return proof
         await self._over(operation, act.step, size)
         return None
@@ -130,7 +136,7 @@ class Runner:
         if operation is None:
             await self._write(instance, observed, None)
             return self.work(instance, None)
-        async with self._store.write() as unit:
+        async with self._store.write(lasting=False) as unit:
             await self._saw(unit, instance, observed)
             await unit.operations.save(operation)
             try:
@@ -151,14 +157,14 @@ class Runner:
     async def _over(self, operation: Operation, name: StepName, size: Bytes | None = None) -> None:
         """`size`: that of the snapshot that was made, which is written with that it was, or it is asked again."""
         if size is not None:
-            async with self._store.write() as unit:
+            async with self._store.write(lasting=False) as unit:
                 await snapshots.made(unit, operation, size)
         self._ahead[operation.instance] = operation
         if name in _NOT_TWICE:
             await self._save(operation)
 
     async def _save(self, operation: Operation) -> None:
-        async with self._store.write() as unit:
+        async with self._store.write(lasting=False) as unit:
             await unit.operations.save(operation)
 
     async def _refused(self, instance: Instance, operation: Operation | None, name: StepName, fault: Fault) -> None:
@@ -221,7 +227,7 @@ class Runner:
     async def _write(self, instance: Instance, observed: Observed, operation: Operation | None) -> None:
         if operation is None and observed == instance.observed:
             return
-        async with self._store.write() as unit:
+        async with self._store.write(lasting=False) as unit:
             await self._saw(unit, instance, observed)
             if operation is not None:
                 await unit.operations.save(operation)
@@ -237,11 +243,12 @@ class Runner:
 
     async def _close(
         self, instance: Instance, observed: Observed, operation: Operation | None, fault: Fault | None,
-        size: Bytes | None = None,
+        size: Bytes | None = None, *, keeps: bool = True,
     ) -> None:  # fmt: skip
-        """`size`: that of the snapshot which was made, where nobody has written it down yet."""
+        """`size`: that of the snapshot which was made, where nobody has written it down yet. `keeps`: it is to stay."""
         left: Sequence[SnapshotId] = ()
-        async with self._store.write() as unit:
+        seen_again = operation is None or (fault is None and (operation.verb in _SEEN_AGAIN or not keeps))
+        async with self._store.write(lasting=not seen_again) as unit:
             await self._saw(unit, instance, observed)
             if operation is not None:
                 current = await unit.operations.current(instance.id)

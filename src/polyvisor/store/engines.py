@@ -4,13 +4,14 @@ SQLite: WAL lets readers go on while somebody writes. The writing engine has one
 BEGIN IMMEDIATE: a transaction that starts by reading and then turns to writing can fail with "database is
 locked" whatever the busy time-out is, since its snapshot may be old. The driver's own implicit BEGIN is
 switched off (`isolation_level = None`) and ours sent by SQLAlchemy's `begin` event. `synchronous=FULL`: what
-was answered "done" survives a power cut, for one fsync a commit.
+was answered "done" survives a power cut, for one fsync a commit. What need not (`hasty`) is committed with
+NORMAL, which leaves the log to the kernel; `SqlStore` puts it on disk a moment later.
 
 PostgreSQL: a writer takes one advisory lock for its transaction, in READ COMMITTED so that what it reads
 after getting the lock is the latest. SERIALIZABLE would let writers overlap and then fail some of them at
 their commit, when the caller's block has run and cannot be run again; our writes are short, a queue costs
 less than that. The advisory lock, unlike a table lock, leaves readers alone. Readers have REPEATABLE READ:
-one snapshot for the unit.
+one snapshot for the unit. A hasty commit is PostgreSQL's asynchronous one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from polyvisor.model.faults import Invalid
 from polyvisor.store import onthespot
 
-SYNCHRONOUS = "FULL"
 READERS = 4
 WAIT = 10  # seconds a writer waits for one of another process before it gives up
 
@@ -37,6 +37,7 @@ _LOCK = 0x706F6C79  # "poly": the one key of our advisory locks
 _WAL_LIMIT = 64 * 1024**2  # bytes the log may keep on disk once it has been moved to the database
 
 _SWITCHES, _SWITCH_PAUSE = 100, 0.05  # seconds between tries
+_HASTY = "polyvisor_hasty"
 
 _SQLITE = {"timeout": WAIT, "async_creator_fn": onthespot.connect}
 _POSTGRES = {
@@ -107,11 +108,22 @@ def writer(url: URL, *, rebuilds: bool = False) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "begin")
     def lock(connection: Connection) -> None:
+        lasting = "off" if _is_hasty(connection) else "on"
         connection.exec_driver_sql(
-            f"SELECT set_config('lock_timeout', '{WAIT}s', true), pg_advisory_xact_lock({_LOCK})"
+            f"SELECT set_config('lock_timeout', '{WAIT}s', true), set_config('synchronous_commit', '{lasting}', true), "
+            f"pg_advisory_xact_lock({_LOCK})"
         )
 
     return engine
+
+
+def hasty(writer: AsyncEngine) -> AsyncEngine:
+    """The same connections; what is committed by this one outlives this process, but perhaps not the host."""
+    return writer.execution_options(**{_HASTY: True})
+
+
+def _is_hasty(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get(_HASTY))
 
 
 def _write_ahead(cursor: Any) -> None:
@@ -133,7 +145,6 @@ def _tune_sqlite(engine: AsyncEngine, begin: str, *more: str) -> None:
         cursor = connection.cursor()
         _write_ahead(cursor)
         for pragma in (
-            f"PRAGMA synchronous = {SYNCHRONOUS}",
             "PRAGMA foreign_keys = ON",
             f"PRAGMA journal_size_limit = {_WAL_LIMIT}",
             *more,
@@ -143,4 +154,7 @@ def _tune_sqlite(engine: AsyncEngine, begin: str, *more: str) -> None:
 
     @event.listens_for(engine.sync_engine, "begin")
     def start(connection: Connection) -> None:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, onthespot.OnTheSpot)
+        driver.last(not _is_hasty(connection))
         connection.exec_driver_sql(begin)

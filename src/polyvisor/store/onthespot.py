@@ -2,8 +2,9 @@
 
 The driver has a thread for each connection and goes there for everything. To read or change some rows by their key
 takes SQLite a twentieth of a millisecond, the way to a thread and back ten times that, and longer when Python is busy.
-So only those go there who may be gone for long: a transaction that begins to write waits for other processes, its
-end for the disk, and a DELETE may be of many rows. Whoever goes there is waited for, also by one who is cancelled.
+So only those go there who may be gone for long: a transaction that begins to write while another process does, its end
+where it waits for the disk, and a DELETE, which may be of many rows. Whoever goes there is waited for, also by one who
+is cancelled.
 """
 
 from __future__ import annotations
@@ -18,10 +19,29 @@ from polyvisor.store.patience import to_the_end
 
 _SHORT = ("SELECT", "INSERT", "UPDATE")
 _BEGIN = "BEGIN"  # of a reader: it waits for nobody
+_CLAIM = "BEGIN IMMEDIATE"
+_LASTING = ("PRAGMA synchronous = FULL", "PRAGMA wal_autocheckpoint = 1000")
+_HASTY = ("PRAGMA synchronous = NORMAL", "PRAGMA wal_autocheckpoint = 0")  # a checkpoint would wait for the disk, too
 
 
 class OnTheSpot(aiosqlite.Connection):
     """A connection whose cursors are ours."""
+
+    _lasts: bool | None = None
+
+    def last(self, lasting: bool) -> None:
+        """Whether what is committed from now on is on disk then. Outside of a transaction only."""
+        if lasting is not self._lasts:
+            for statement in _LASTING if lasting else _HASTY:
+                self._conn.execute(statement).close()
+            self._lasts = lasting
+
+    async def commit(self) -> None:
+        """To the log, and to the disk where that is wanted."""
+        if self._lasts:
+            await to_the_end(self._execute(self._conn.commit))  # type: ignore[no-untyped-call]  # its one way there
+        else:
+            self._conn.commit()
 
     def cursor(self) -> SpotCursor:  # type: ignore[override]  # what the driver awaits is here already
         """A cursor; nothing happens until it executes."""
@@ -44,8 +64,23 @@ class OnTheSpot(aiosqlite.Connection):
 
         if statement == _BEGIN or statement.startswith(_SHORT):
             return go()
-        ran: Ran = await to_the_end(self._execute(go))  # type: ignore[no-untyped-call]  # its one way to its thread
-        return ran
+        if statement == _CLAIM and (ran := self._at_once(go)) is not None:
+            return ran
+        done: Ran = await to_the_end(self._execute(go))  # type: ignore[no-untyped-call]  # its one way to its thread
+        return done
+
+    def _at_once(self, go: Callable[[], Ran]) -> Ran | None:
+        """What `go` gives, unless it would have to wait for another process."""
+        patience = self._conn.execute("PRAGMA busy_timeout").fetchone()[0]
+        self._conn.execute("PRAGMA busy_timeout = 0").close()
+        try:
+            return go()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return None
+        finally:
+            self._conn.execute(f"PRAGMA busy_timeout = {patience}").close()
 
 
 class Ran:

@@ -7,6 +7,7 @@ connection; writers of other processes are kept out by the database (see `engine
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -45,6 +46,8 @@ from polyvisor.store.vaults import SqlVaults
 from polyvisor.store.volumes import SqlVolumes
 from polyvisor.store.work import Work
 
+_SOON = 0.05  # seconds
+
 
 class SqlUnit:
     """The repositories over one transaction."""
@@ -81,6 +84,10 @@ class SqlStore:
         self._scratch = scratch
         self._reader = engines.reader(url)
         self._writer = engines.writer(url)
+        self._hasty = engines.hasty(self._writer)
+        self._log = Path(f"{url.database}-wal") if url.get_backend_name() == "sqlite" else None
+        self._sinking: set[asyncio.Task[None]] = set()
+        self._sinks = False
         self._bulletin = Bulletin()
         self._readers = asyncio.Semaphore(engines.READERS)
         self._queue = asyncio.Lock()
@@ -93,9 +100,9 @@ class SqlStore:
             yield SqlUnit(Work(connection, writes=False))
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[port.Unit]:
+    async def write(self, *, lasting: bool = True) -> AsyncIterator[port.Unit]:
         """All or nothing; one writer at a time, so a unit must not be opened inside another."""
-        async with self._written() as work:
+        async with self._written(self._writer if lasting else self._hasty) as work:
             yield SqlUnit(work)
 
     @asynccontextmanager
@@ -108,7 +115,7 @@ class SqlStore:
         """The id of this installation's own host, made once."""
         key = "host_id"
         query = select(meta.c.value).where(meta.c.key == key)
-        async with self._written() as work:
+        async with self._written(self._writer) as work:
             known = await work.value(query)
             if known is None:
                 known = mint()
@@ -117,6 +124,9 @@ class SqlStore:
 
     async def close(self) -> None:
         """Release connections; those who follow come to an end."""
+        for sinking in self._sinking:  # the last connection puts all on disk
+            sinking.cancel()
+        await asyncio.gather(*self._sinking, return_exceptions=True)
         self._bulletin.close()
         await self._reader.dispose()
         await self._writer.dispose()
@@ -124,13 +134,13 @@ class SqlStore:
             await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
     @asynccontextmanager
-    async def _written(self) -> AsyncIterator[Work]:
+    async def _written(self, engine: AsyncEngine) -> AsyncIterator[Work]:
         if self._writing is not None and self._writing is asyncio.current_task():
             raise RuntimeError("a write unit inside a write unit would wait for itself")
         async with self._queue:
             self._writing = asyncio.current_task()
             try:
-                async with _begun(self._writer) as connection:
+                async with _begun(engine) as connection:
                     work = Work(connection, writes=True)
                     yield work
                     if work.spoilt is not None:
@@ -138,6 +148,17 @@ class SqlStore:
                     await to_the_end(self._commit(connection, work))
             finally:
                 self._writing = None
+        if engine is self._hasty and self._log is not None and not self._sinks:
+            self._sinks = True
+            task = asyncio.create_task(self._sink(self._log), name="put the log on disk")
+            self._sinking.add(task)
+            task.add_done_callback(self._sinking.discard)
+
+    async def _sink(self, log: Path) -> None:
+        """What was committed in haste lasts, too, a moment later: nobody waits for that."""
+        await asyncio.sleep(_SOON)
+        self._sinks = False  # what is committed from here on needs another one
+        await asyncio.to_thread(_put_on_disk, log)
 
     async def _commit(self, connection: AsyncConnection, work: Work) -> None:
         with in_our_words():
@@ -180,6 +201,14 @@ async def open_store(url: str) -> SqlStore:
     with in_our_words():
         await asyncio.to_thread(_prepare, where)
     return SqlStore(where, scratch)
+
+
+def _put_on_disk(file: Path) -> None:
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
 
 
 def _prepare(url: URL) -> None:

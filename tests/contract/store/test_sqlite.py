@@ -15,7 +15,8 @@ from sqlalchemy import text
 from contract.store.things import P, an_instance, get, projects, put
 from polyvisor.model.faults import NoCapacity
 from polyvisor.model.instance import Intent
-from polyvisor.store import SqlStore, open_store
+from polyvisor.store import SqlStore, open_store, sql
+from polyvisor.store.sql import SqlUnit
 
 # Every unit adds a pair, wish and event, with room to be killed between the statements.
 _WRITER = """
@@ -29,7 +30,7 @@ async def main():
     n = 0
     while True:
         n += 1
-        async with store.write() as unit:
+        async with store.write(lasting=sys.argv[2] == "lasting") as unit:
             await unit.instances.add(an_instance(f"a{n}"))
             await unit.instances.add(an_instance(f"b{n}"))
             await unit.events.append(Event("pair", P, str(n), NOW))
@@ -75,18 +76,55 @@ async def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_only_what_has_to_last_waits_for_the_disk(tmp_path: Path) -> None:
+    store = await open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    await projects(store)
+
+    full, normal = 2, 1
+    for lasting in (True, False, False, True):
+        async with store.write(lasting=lasting) as unit:
+            await unit.instances.add(an_instance())
+            assert (await _synchronous(unit)) == (full if lasting else normal)
+    await store.close()
+
+
+async def test_what_was_committed_in_haste_is_on_disk_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    await projects(store)
+    put_there: list[str] = []
+    monkeypatch.setattr(sql, "_put_on_disk", lambda log: put_there.append(log.name))
+    for _ in range(3):
+        for _ in range(5):
+            async with store.write(lasting=False) as unit:
+                await unit.instances.add(an_instance())
+        async with asyncio.timeout(30):
+            while store._sinking:
+                await asyncio.sleep(0.01)
+    await store.close()
+    assert 3 <= len(put_there) <= 15
+    assert set(put_there) == {"store.db-wal"}
+
+
+async def _synchronous(unit: object) -> int:
+    assert isinstance(unit, SqlUnit)
+    return int(await unit._work.value(text("PRAGMA synchronous")))
+
+
 async def _limit(store: SqlStore, pages: int) -> None:
     async with store._writer.connect() as connection:
         await connection.execute(text(f"PRAGMA max_page_count = {pages}"))
 
 
-async def test_a_killed_writer_leaves_whole_transactions_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["lasting", "hasty"])
+async def test_a_killed_writer_leaves_whole_transactions_only(tmp_path: Path, how: str) -> None:
     file = tmp_path / "store.db"
     store = await open_store(f"sqlite:///{file}")
     await projects(store)
     await store.close()
     for wait in (0.05, 0.063, 0.081):
-        told = await asyncio.to_thread(_write_and_kill, file, wait)
+        told = await asyncio.to_thread(_write_and_kill, file, wait, how)
         names, events = await _found(file)
         assert {name[1:] for name in names if name[0] == "a"} == {name[1:] for name in names if name[0] == "b"}
         assert len(names) == 2 * len(events)
@@ -94,9 +132,9 @@ async def test_a_killed_writer_leaves_whole_transactions_only(tmp_path: Path) ->
         await _clear(file)
 
 
-def _write_and_kill(file: Path, wait: float) -> int:
+def _write_and_kill(file: Path, wait: float, how: str) -> int:
     child = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, f"sqlite:///{file}"],
+        [sys.executable, "-c", _WRITER, f"sqlite:///{file}", how],
         stdout=subprocess.PIPE,
         text=True,
         env={"PYTHONPATH": ":".join(filter(None, sys.path))},

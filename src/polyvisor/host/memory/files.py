@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 from polyvisor.host.durable import full
 from polyvisor.host.memory.bases import Bases, Draft, empty
 from polyvisor.host.memory.fits import facts_of, require_fit, volumes_of, words_of
-from polyvisor.host.memory.flushing import Flusher
+from polyvisor.host.memory.flushing import MOMENT, Flusher
 from polyvisor.host.memory.images import Facts, MemoryImages
 from polyvisor.host.memory.packing import Packer, assemble
 from polyvisor.host.memory.ram import RamFiles
@@ -388,9 +388,13 @@ class MemoryFiles:
 
     def _collect_soon(self) -> None:
         if self._collecting is None or self._collecting.done():
-            self._collecting = asyncio.create_task(self.collect(), name="collect memory")
+            self._collecting = asyncio.create_task(self._collect_later(), name="collect memory")
         else:
             self._again = True
+
+    async def _collect_later(self) -> None:
+        await asyncio.sleep(MOMENT)
+        await self.collect()
 
     async def collect(self) -> None:
         """Remove images that nothing refers to."""

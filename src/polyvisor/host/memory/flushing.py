@@ -13,6 +13,7 @@ from polyvisor.host.memory.packing import Packer
 from polyvisor.model.faults import Fault
 
 log = logging.getLogger("polyvisor.host")
+MOMENT = 0.1  # seconds in which whoever made the image gets his answer: the disk and Python's lock are busy after that
 
 
 class Flusher:
@@ -31,6 +32,7 @@ class Flusher:
             task.add_done_callback(lambda _: self._tasks.pop(image, None))
 
     async def _flush(self, image: str, before: Sequence[Path]) -> None:
+        await asyncio.sleep(MOMENT)
         try:
             for path in before:
                 await asyncio.to_thread(sync, path)
