@@ -48,7 +48,8 @@ GROUPS = {
     "throughput": ("exec: stdin → cat → stdout, 64 MiB", "file written, 32 MiB", "file read, 32 MiB"),
     "standby": (
         "standby, 128 MiB", "standby, 1 GiB", "standby, 1 GiB to 128 MiB", "standby again, 1 GiB restored from disk",
-        "restore at once, 1 GiB → running", "restore at once, 1 GiB → first exec",
+        "restore at once, 1 GiB → running", "restore at once, beside QEMU's start alone",
+        "restore at once, 1 GiB → first exec",
         "restore from disk, 1 GiB → running", "restore from disk, 1 GiB → first exec",
     ),
     **{

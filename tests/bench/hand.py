@@ -66,6 +66,22 @@ class Hand:
         return hand
 
     @classmethod
+    async def start_alone(cls, twin: Twin) -> float:
+        """A process that waits for a state, until it speaks: no restore is sooner. Milliseconds."""
+        folder = await twin.folder()
+        begun = time.monotonic()
+        process = twin.launch(folder, None, "-S", "-incoming", "defer")
+        try:
+            qmp = await Qmp.connect(folder / QMP_SOCKET, LIMIT)
+            took = (time.monotonic() - begun) * 1000
+            await qmp.close()
+        finally:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            shutil.rmtree(folder, ignore_errors=True)
+        return took
+
+    @classmethod
     async def _begun(cls, twin: Twin, folder: Path, incoming: int | None) -> Hand:
         process = twin.launch(folder, incoming)
         try:

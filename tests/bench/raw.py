@@ -106,12 +106,12 @@ class Twin:
             ["qemu-img", "create", "-q", "-u", "-f", "qcow2", *back, str(path), self.disk], check=True, timeout=30
         )
 
-    def launch(self, folder: Path, incoming: int | None = None) -> subprocess.Popen[bytes]:
+    def launch(self, folder: Path, incoming: int | None = None, *more: str) -> subprocess.Popen[bytes]:
         """QEMU in that folder; it goes on from what the descriptor `incoming` says, or boots."""
         opened: dict[str, int] = {}
         listeners: list[socket.socket] = []
         words = list(self.words)
-        line = [self._renumber(word, words, folder, opened, listeners) for word in words]
+        line = [*(self._renumber(word, words, folder, opened, listeners) for word in words), *more]
         if incoming is not None:
             opened["incoming"] = os.dup(incoming)
             line += ["-incoming", f"fd:{opened['incoming']}"]

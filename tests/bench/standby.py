@@ -25,6 +25,7 @@ STEADY = Bound("ratio", 1.3)
 RUNNING, ANSWERED = Bound("p50", 80.0), Bound("p50", 300.0)
 _HAND = "all RAM through migrate, by hand"
 _FULL = "-incoming of all RAM, by hand"
+_START = "QEMU by hand until it speaks: no more"
 _FLUSH_LIMIT = 60.0
 
 
@@ -59,6 +60,7 @@ class _Pair:
         self.hand = await Hand.wake(self.hand.twin, state, self.hand.folder)
         self.raw.of.setdefault("running", []).append(self.hand.running)
         self.raw.of.setdefault("answered", []).append(self.hand.answered)
+        self.raw.of.setdefault("start", []).append(await Hand.start_alone(self.hand.twin))
 
 
 async def standby(client: Client, data: Path, work: Path, runs: int) -> list[Row]:
@@ -81,6 +83,8 @@ async def standby(client: Client, data: Path, work: Path, runs: int) -> list[Row
             Row("standby, 1 GiB to 128 MiB", "ms", ours["standby"], small.ours.of["standby"], "ours, 128 MiB", STEADY),
             Row("standby again, 1 GiB restored from disk", "ms", ours["standby again"], large.raw.of["standby"], _HAND),
             Row("restore at once, 1 GiB → running", "ms", ours["at once running"], running, _FULL, RUNNING),
+            Row("restore at once, beside QEMU's start alone", "ms", ours["at once running"], large.raw.of["start"],
+                _START),
             Row("restore at once, 1 GiB → first exec", "ms", ours["at once answered"], answered, _FULL, ANSWERED),
             Row("restore from disk, 1 GiB → running", "ms", ours["from disk running"][:runs], running, _FULL, RUNNING),
             Row("restore from disk, 1 GiB → first exec", "ms", ours["from disk answered"][:runs], answered, _FULL,
