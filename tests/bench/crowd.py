@@ -211,7 +211,7 @@ class _Plain:
 
 async def _multiply(data: Path, more: int) -> None:
     """Records like the first one, at rest, written straight into the store."""
-    store = await open_store(f"sqlite+aiosqlite:///{data / 'polyvisor.db'}")
+    store = await open_store(f"sqlite:///{data / 'polyvisor.db'}")
     async with store.write() as unit:
         model = (await unit.instances.all())[0]
         rest = replace(

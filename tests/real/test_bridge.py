@@ -64,7 +64,7 @@ class Place:
 
 async def second_project(server: Server) -> str:
     """The key of another project's owner."""
-    store = await open_store(f"sqlite+aiosqlite:///{server.data / 'polyvisor.db'}")
+    store = await open_store(f"sqlite:///{server.data / 'polyvisor.db'}")
     project = Project(ProjectId(mint()), "second", datetime.now(UTC), ProjectId(server.facts["project"]))
     key, record = new_key("second", project.id, datetime.now(UTC))
     async with store.write() as unit:

@@ -77,7 +77,7 @@ def output(server: Server, image: str, *words: str, flags: tuple[str, ...] = ())
 
 async def tenant(server: Server) -> httpx.AsyncClient:
     """A client of somebody who is nobody's operator, in a project of his own."""
-    store = await open_store(f"sqlite+aiosqlite:///{server.data / 'polyvisor.db'}")
+    store = await open_store(f"sqlite:///{server.data / 'polyvisor.db'}")
     try:
         project = Project(ProjectId(mint()), fresh(), utc_now(), ProjectId(server.facts["project"]))
         key, record = new_key("tenant", project.id, project.created)

@@ -290,7 +290,7 @@ class Config:
     @property
     def store_url(self) -> str:
         """The store's address."""
-        return self.store.url or f"sqlite+aiosqlite:///{self.data / 'polyvisor.db'}"
+        return self.store.url or f"sqlite:///{self.data / 'polyvisor.db'}"
 
     def default_network(self) -> Network:
         """The network instances are put in. :raise Invalid:"""

@@ -1,13 +1,12 @@
 """`SqlStore`: units of work over SQLite or PostgreSQL.
 
 Writers of this process queue in an asyncio lock, which is first come, first served, as do readers for a
-connection; writers of other processes are kept out by the database (see `engines`).
+connection; writers of other processes are kept out by the database (see `database`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -17,14 +16,14 @@ from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from polyvisor.model.ids import HostId, InstanceId, mint
 from polyvisor.ports import store as port
 from polyvisor.ports.vaults import VaultRecords
-from polyvisor.store import engines, migrations
+from polyvisor.store import migrations
 from polyvisor.store.audit import SqlAudit
 from polyvisor.store.bulletin import Bulletin
+from polyvisor.store.database import Database, Link, parse
 from polyvisor.store.events import SqlEvents
 from polyvisor.store.foreigners import SqlForeigners
 from polyvisor.store.identities import SqlIdentities
@@ -34,19 +33,19 @@ from polyvisor.store.instances import SqlInstances
 from polyvisor.store.operations import SqlOperations
 from polyvisor.store.patience import to_the_end
 from polyvisor.store.pools import SqlPools
+from polyvisor.store.postgres import Postgres
 from polyvisor.store.receipts import SqlReceipts
 from polyvisor.store.refusals import in_our_words
 from polyvisor.store.rows import SqlRows
 from polyvisor.store.schedules import SqlSchedules
 from polyvisor.store.snapshots import SqlSnapshots
+from polyvisor.store.sqlite import Sqlite, own_file
 from polyvisor.store.ssh_keys import SqlSshKeys
 from polyvisor.store.tables import meta
 from polyvisor.store.tasks import SqlTasks
 from polyvisor.store.vaults import SqlVaults
 from polyvisor.store.volumes import SqlVolumes
 from polyvisor.store.work import Work
-
-_SOON = 0.05  # seconds
 
 
 class SqlUnit:
@@ -80,29 +79,23 @@ class SqlUnit:
 class SqlStore:
     """A store that is open; make one with `open_store`."""
 
-    def __init__(self, url: URL, scratch: Path | None = None) -> None:
+    def __init__(self, database: Database, scratch: Path | None = None) -> None:
+        self._database = database
         self._scratch = scratch
-        self._reader = engines.reader(url)
-        self._writer = engines.writer(url)
-        self._hasty = engines.hasty(self._writer)
-        self._log = Path(f"{url.database}-wal") if url.get_backend_name() == "sqlite" else None
-        self._sinking: set[asyncio.Task[None]] = set()
-        self._sinks = False
         self._bulletin = Bulletin()
-        self._readers = asyncio.Semaphore(engines.READERS)
         self._queue = asyncio.Lock()
         self._writing: asyncio.Task[Any] | None = None
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[port.Unit]:
         """A consistent view; writing in it is an error."""
-        async with self._readers, _begun(self._reader) as connection:
-            yield SqlUnit(Work(connection, writes=False))
+        async with self._database.reading() as link:
+            yield SqlUnit(Work(link, writes=False))
 
     @asynccontextmanager
     async def write(self, *, lasting: bool = True) -> AsyncIterator[port.Unit]:
         """All or nothing; one writer at a time, so a unit must not be opened inside another."""
-        async with self._written(self._writer if lasting else self._hasty) as work:
+        async with self._written(lasting=lasting) as work:
             yield SqlUnit(work)
 
     @asynccontextmanager
@@ -115,7 +108,7 @@ class SqlStore:
         """The id of this installation's own host, made once."""
         key = "host_id"
         query = select(meta.c.value).where(meta.c.key == key)
-        async with self._written(self._writer) as work:
+        async with self._written(lasting=True) as work:
             known = await work.value(query)
             if known is None:
                 known = mint()
@@ -124,64 +117,31 @@ class SqlStore:
 
     async def close(self) -> None:
         """Release connections; those who follow come to an end."""
-        for sinking in self._sinking:  # the last connection puts all on disk
-            sinking.cancel()
-        await asyncio.gather(*self._sinking, return_exceptions=True)
         self._bulletin.close()
-        await self._reader.dispose()
-        await self._writer.dispose()
+        await self._database.close()
         if self._scratch is not None:
             await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
     @asynccontextmanager
-    async def _written(self, engine: AsyncEngine) -> AsyncIterator[Work]:
+    async def _written(self, *, lasting: bool) -> AsyncIterator[Work]:
         if self._writing is not None and self._writing is asyncio.current_task():
             raise RuntimeError("a write unit inside a write unit would wait for itself")
         async with self._queue:
             self._writing = asyncio.current_task()
             try:
-                async with _begun(engine) as connection:
-                    work = Work(connection, writes=True)
+                async with self._database.writing(lasting=lasting) as link:
+                    work = Work(link, writes=True)
                     yield work
                     if work.spoilt is not None:
                         raise work.spoilt
-                    await to_the_end(self._commit(connection, work))
+                    await to_the_end(self._commit(link, work))
             finally:
                 self._writing = None
-        if engine is self._hasty and self._log is not None and not self._sinks:
-            self._sinks = True
-            task = asyncio.create_task(self._sink(self._log), name="put the log on disk")
-            self._sinking.add(task)
-            task.add_done_callback(self._sinking.discard)
 
-    async def _sink(self, log: Path) -> None:
-        """What was committed in haste lasts, too, a moment later: nobody waits for that."""
-        await asyncio.sleep(_SOON)
-        self._sinks = False  # what is committed from here on needs another one
-        await asyncio.to_thread(_put_on_disk, log)
-
-    async def _commit(self, connection: AsyncConnection, work: Work) -> None:
+    async def _commit(self, link: Link, work: Work) -> None:
         with in_our_words():
-            await connection.commit()
+            await link.commit()
         self._bulletin.publish(work.topics)
-
-
-@asynccontextmanager
-async def _begun(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection in a transaction, which is rolled back unless the block commits it."""
-    connection = engine.connect()
-    try:
-        with in_our_words():
-            await to_the_end(_begin(connection))
-        yield connection
-    finally:
-        if connection.sync_connection is not None:  # it was started
-            await to_the_end(connection.close())
-
-
-async def _begin(connection: AsyncConnection) -> None:
-    await connection.start()
-    await connection.begin()
 
 
 async def open_store(url: str) -> SqlStore:
@@ -193,24 +153,18 @@ async def open_store(url: str) -> SqlStore:
     :raise Invalid: not a URL of a database we know.
     :raise Unavailable: it cannot be reached.
     """
-    where = engines.parse(url)
+    where = parse(url)
+    is_file = where.get_backend_name() == "sqlite"
     scratch = None
-    if where.get_backend_name() == "sqlite" and where.database in (None, "", ":memory:"):
+    if is_file and where.database in (None, "", ":memory:"):
         scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="polyvisor-"))
         where = where.set(database=str(scratch / "store.db"))
     with in_our_words():
         await asyncio.to_thread(_prepare, where)
-    return SqlStore(where, scratch)
-
-
-def _put_on_disk(file: Path) -> None:
-    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)
+    return SqlStore(Sqlite(where) if is_file else Postgres(where), scratch)
 
 
 def _prepare(url: URL) -> None:
-    engines.own_file(url)
+    if url.get_backend_name() == "sqlite":
+        own_file(url)
     migrations.upgrade(url)

@@ -14,21 +14,19 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, CursorResult, Executable, true
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polyvisor.model.faults import Fault, NotFound
 from polyvisor.model.ids import ProjectId
-from polyvisor.store.patience import to_the_end
+from polyvisor.store.database import Link
 from polyvisor.store.refusals import fault_of, refused
 
 
 class Work:
     """A transaction, and the topics to publish when it is committed."""
 
-    def __init__(self, connection: AsyncConnection, *, writes: bool) -> None:
-        self._connection = connection
+    def __init__(self, link: Link, *, writes: bool) -> None:
+        self._link = link
         self._writes = writes
-        self._waits = self._savepoints = connection.dialect.name == "postgresql"
         self.topics: dict[str, None] = {}  # a set that keeps its order
         self.spoilt: Fault | None = None
 
@@ -79,9 +77,7 @@ class Work:
     async def _try(self, statement: Executable, subject: str, missing: str) -> CursorResult[Any]:
         self._must_write()
         try:
-            if not self._savepoints:
-                return await self._run(statement)
-            async with self._connection.begin_nested():
+            async with self._link.attempt():
                 return await self._run(statement)
         except IntegrityError as exc:
             self.spoilt = None
@@ -95,8 +91,7 @@ class Work:
         if self.spoilt is not None:
             raise self.spoilt
         try:
-            running = self._connection.execute(statement, rows)
-            return await (to_the_end(running) if self._waits else running)  # else see `onthespot`
+            return await self._link.execute(statement, rows)
         except Exception as exc:
             fault = fault_of(exc)
             if fault is None:

@@ -13,7 +13,7 @@ import pytest
 
 from polyvisor.model.ids import mint
 from polyvisor.store import SqlStore, migrations, open_store
-from polyvisor.store.engines import parse
+from polyvisor.store.database import parse
 
 
 class Cluster:

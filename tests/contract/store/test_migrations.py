@@ -17,7 +17,8 @@ from sqlalchemy import Connection, text
 
 from contract.store.things import a_snapshot, projects
 from polyvisor.model.faults import Unsupported
-from polyvisor.store import engines, migrations, open_store
+from polyvisor.store import migrations, open_store
+from polyvisor.store.database import parse
 from polyvisor.store.migrations import scripts
 from polyvisor.store.tables import metadata
 
@@ -29,12 +30,7 @@ def _differences(connection: Connection) -> list[Any]:
 
 async def test_metadata_and_migrations_agree(empty_url: str) -> None:
     await (await open_store(empty_url)).close()
-    engine = engines.writer(engines.parse(empty_url))
-    try:
-        async with engine.connect() as connection:
-            assert await connection.run_sync(_differences) == []
-    finally:
-        await engine.dispose()
+    assert await asyncio.to_thread(migrations.within, parse(empty_url), _differences) == []
 
 
 async def test_a_database_is_made_from_nothing_and_only_once(empty_url: str) -> None:
@@ -53,10 +49,7 @@ async def test_an_older_database_is_brought_up_to_date(empty_url: str) -> None:
         here.attributes["connection"] = connection
         command.upgrade(here, "0001")
 
-    engine = engines.writer(engines.parse(empty_url))
-    async with engine.begin() as connection:
-        await connection.run_sync(begin)
-    await engine.dispose()
+    await asyncio.to_thread(migrations.within, parse(empty_url), begin)
     store = await open_store(empty_url)
     await projects(store)
     async with store.write() as unit:
@@ -66,10 +59,8 @@ async def test_an_older_database_is_brought_up_to_date(empty_url: str) -> None:
 
 async def test_a_newer_database_is_left_alone(empty_url: str) -> None:
     await (await open_store(empty_url)).close()
-    engine = engines.writer(engines.parse(empty_url))
-    async with engine.begin() as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    await engine.dispose()
+    new = text("UPDATE alembic_version SET version_num = '9999'")
+    await asyncio.to_thread(migrations.within, parse(empty_url), lambda connection: connection.execute(new))
     with pytest.raises(Unsupported):
         await open_store(empty_url)
 

@@ -15,8 +15,9 @@ from sqlalchemy import text
 from contract.store.things import P, an_instance, get, projects, put
 from polyvisor.model.faults import NoCapacity
 from polyvisor.model.instance import Intent
-from polyvisor.store import SqlStore, open_store, sql
+from polyvisor.store import SqlStore, open_store, sqlite
 from polyvisor.store.sql import SqlUnit
+from polyvisor.store.sqlite import Sqlite
 
 # Every unit adds a pair, wish and event, with room to be killed between the statements.
 _WRITER = """
@@ -94,13 +95,14 @@ async def test_what_was_committed_in_haste_is_on_disk_a_moment_later(
     store = await open_store(f"sqlite:///{tmp_path / 'store.db'}")
     await projects(store)
     put_there: list[str] = []
-    monkeypatch.setattr(sql, "_put_on_disk", lambda log: put_there.append(log.name))
+    monkeypatch.setattr(sqlite, "_put_on_disk", lambda log: put_there.append(log.name))
+    assert isinstance(store._database, Sqlite)
     for _ in range(3):
         for _ in range(5):
             async with store.write(lasting=False) as unit:
                 await unit.instances.add(an_instance())
         async with asyncio.timeout(30):
-            while store._sinking:
+            while store._database._sinking:
                 await asyncio.sleep(0.01)
     await store.close()
     assert 3 <= len(put_there) <= 15
@@ -113,8 +115,9 @@ async def _synchronous(unit: object) -> int:
 
 
 async def _limit(store: SqlStore, pages: int) -> None:
-    async with store._writer.connect() as connection:
-        await connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+    assert isinstance(store._database, Sqlite)
+    with store._database.writer.connect() as connection:
+        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
 
 
 @pytest.mark.parametrize("how", ["lasting", "hasty"])

@@ -232,7 +232,7 @@ async def test_a_list_costs_as_many_statements_however_long_it_is(served: Served
     def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         asked.append(statement)
 
-    reader = served.parts.store._reader.sync_engine  # type: ignore[attr-defined]
+    reader = served.parts.store._database.reader  # type: ignore[attr-defined]
     counts = []
     event.listen(reader, "before_cursor_execute", note)
     try:

@@ -8,30 +8,50 @@ old schema.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import URL
 
 from polyvisor.model.faults import Internal
-from polyvisor.store import engines
+from polyvisor.store import postgres, sqlite
 
+T = TypeVar("T")
 _VERSIONS = Path(__file__).parent / "versions"
 
 
 def upgrade(url: URL) -> None:
-    """Bring the schema up to date; blocks, and runs a loop of its own: call it in a thread.
+    """Bring the schema up to date; see `within`.
 
     :raise Unsupported: the database was written by a newer version of ours.
     """
-    asyncio.run(_upgrade(url))
+    within(url, _run)
 
 
-async def _upgrade(url: URL) -> None:
-    engine = engines.writer(url, rebuilds=True)
+def within(url: URL, work: Callable[[Connection], T]) -> T:
+    """What `work` gives in a transaction that is the only one to write; no reference is followed in SQLite, where to
+    replace a table would be to delete all rows that refer to it.
+
+    It blocks, and may run a loop of its own: call it in a thread.
+    """
+    if url.get_backend_name() != "sqlite":
+        return asyncio.run(_within(url, work))
+    engine = sqlite.engine(url, "BEGIN IMMEDIATE", "PRAGMA foreign_keys = OFF")
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
+
+
+async def _within(url: URL, work: Callable[[Connection], T]) -> T:
+    engine = postgres.engine(url, "READ COMMITTED")
     try:
         async with engine.begin() as connection:
-            await connection.run_sync(_run)
+            await postgres.lock(connection)
+            return await connection.run_sync(work)
     finally:
         await engine.dispose()
 
