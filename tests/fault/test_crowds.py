@@ -216,13 +216,13 @@ class FullDisk:
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
-    def write(self) -> AbstractAsyncContextManager[Unit]:
+    def write(self, *, lasting: bool = True) -> AbstractAsyncContextManager[Unit]:
         """As the store's, refused at its end."""
-        return self._write()
+        return self._write(lasting)
 
     @asynccontextmanager
-    async def _write(self) -> AsyncIterator[Unit]:
-        async with self._store.write() as unit:
+    async def _write(self, lasting: bool) -> AsyncIterator[Unit]:
+        async with self._store.write(lasting=lasting) as unit:
             yield unit
             if self.full:
                 self.refused.set()

@@ -109,11 +109,11 @@ class Packer:
             await self.stop(image)
 
     def state(self, image: str) -> Packed:
-        """What has become of it."""
+        """What has become of it. It is compressed once its plain pages are gone: until then it takes more room."""
         facts, packed = self._images.facts(image), self._images.packed(image)
         if facts is None:
             return Packed()
-        if packed is not None:
+        if packed is not None and image not in self._jobs:
             return Packed(PackState.COMPRESSED, "", Bytes(packed.stat().st_size), Bytes(facts.plain))
         if facts.packing_error:
             return Packed(PackState.ERROR, facts.packing_error)
