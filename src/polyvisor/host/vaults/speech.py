@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 from urllib.parse import quote
@@ -21,9 +22,11 @@ CHUNK = 64 * 1024
 _IDLE = 300.0  # seconds between requests
 _URL_SAFE = "~:@!$&'()*+,;=-._"
 _SWITCHING = 101
-_BAD_REQUEST, _NOT_ALLOWED, _MISDIRECTED, _BAD_GATEWAY = 400, 405, 421, 502
-_REFUSED_METHODS = (b"CONNECT", b"TRACE")  # a tunnel, and one that is told its own headers
+_BAD_REQUEST, _NOT_ALLOWED, _TOO_LONG, _MISDIRECTED, _BAD_GATEWAY = 400, 405, 414, 421, 502
+_REFUSED_METHODS = (b"CONNECT", b"TRACE", b"TRACK")  # a tunnel, and those that are told their own headers
+_LONGEST_TARGET = 64 * 1024  # bytes; a short word may stand for a long value, and be there often
 _NOT_FOR_GUESTS = (b"alt-svc",)  # another way to the host, which nobody would put credentials on
+_FRAMING = (b"connection", b"content-length", b"transfer-encoding")  # a short value may be found in these, too
 Way = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -35,16 +38,21 @@ class _Ended(Exception):
 # -- what is changed: pure ---------------------------------------------------------------------------------------------
 
 
-def refusal(request: h11.Request, host: str) -> tuple[int, str] | None:
+def refusal(request: h11.Request, host: str, opening: Opening) -> tuple[int, str] | None:
     """Why this is not handed on; None: it is."""
-    if request.method in _REFUSED_METHODS:
+    if request.method.upper() in _REFUSED_METHODS:
         return _NOT_ALLOWED, "this method is not handed on"
     if not request.target.startswith(b"/") and request.target != b"*":
         return _BAD_REQUEST, "the target must be a path"
+    names = {name for name, _ in request.headers}
+    if {b"content-length", b"transfer-encoding"} <= names:  # who reads the other one sees two requests
+        return _BAD_REQUEST, "the body has two lengths"
     named = next((value for name, value in request.headers if name == b"host"), b"").decode("latin-1").lower()
     if named.removesuffix(":443").rstrip(".") != host:
         return _MISDIRECTED, "the request is for another host than the connection"
-    return None
+    path = request.target.partition(b"?")[0]
+    more = sum(len(value) * len(_standing_for(word).findall(path)) for word, value in opening.path)
+    return (_TOO_LONG, "the target is too long") if more > _LONGEST_TARGET else None
 
 
 def injected(request: h11.Request, opening: Opening) -> h11.Request:
@@ -54,8 +62,13 @@ def injected(request: h11.Request, opening: Opening) -> h11.Request:
     headers += [(name.encode(), value) for name, value in opening.headers]
     path, mark, query = request.target.partition(b"?")
     for word, value in opening.path:
-        path = path.replace(word, _in_path(value)).replace(quote(word, safe="").encode(), _in_path(value))
+        path = _standing_for(word).sub(_in_path(value), path)  # where no backslash is left
     return h11.Request(method=request.method, target=path + mark + query, headers=headers)
+
+
+def _standing_for(word: bytes) -> re.Pattern[bytes]:
+    """A placeholder as it may be in a path."""
+    return re.compile(b"|".join(map(re.escape, dict.fromkeys((word, quote(word, safe="").encode())))))
 
 
 def _in_path(value: bytes) -> bytes:
@@ -64,15 +77,29 @@ def _in_path(value: bytes) -> bytes:
 
 def veiled(headers: h11._headers.Headers, opening: Opening) -> list[tuple[bytes, bytes]]:
     """An answer's headers as the guest may see them: a host may say again what it was told."""
-    found = []
-    hidden = [*opening.hidden, *((_in_path(value), word) for word, value in opening.path)]
-    for name, value in headers.raw_items():
-        if name.lower() in _NOT_FOR_GUESTS:
-            continue
-        for secret, placeholder in hidden:
-            value = value.replace(secret, placeholder)
-        found.append((name, value))
-    return found
+    return [
+        (name, value if name.lower() in _FRAMING else _without(value, opening))
+        for name, value in headers.raw_items()
+        if name.lower() not in _NOT_FOR_GUESTS
+    ]
+
+
+def _without(text: bytes, opening: Opening) -> bytes:
+    """The text with words for all values, however these are written; the longest first, which may hold others."""
+    hidden = [(form, word) for value, word in (*_paths(opening), *opening.hidden) for form in _forms(value)]
+    for form, word in sorted(hidden, key=lambda pair: -len(pair[0])):
+        text = text.replace(form, word)
+    return text
+
+
+def _paths(opening: Opening) -> list[tuple[bytes, bytes]]:
+    return [(value, word) for word, value in opening.path]
+
+
+def _forms(value: bytes) -> list[bytes]:
+    quoted = [_in_path(value), quote(value, safe="").encode()]
+    lower = [re.sub(rb"%[0-9A-F]{2}", lambda found: found[0].lower(), one) for one in quoted]
+    return list(dict.fromkeys((value, *quoted, *lower)))
 
 
 # -- the conversation --------------------------------------------------------------------------------------------------
@@ -105,17 +132,24 @@ class Speech:
         opening = await self._look()
         if opening is None:  # from now on it is none of ours; who tries again is led past us
             return False
-        no = refusal(request, self._host)
+        no = refusal(request, self._host, opening)
         if no is not None:
             await refuse(self._here, self._guest[1], *no)
             return False
         await self._send(self._there, self._server[1], injected(request, opening))
         body = asyncio.create_task(self._hand_on(), name="vault request")
+        answer = asyncio.create_task(self._answer(opening, body), name="vault answer")
+        leaving = asyncio.create_task(self._gone(body), name="vault guest")
         try:
-            return await self._answer(opening, body)
+            await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            again = answer.done() and answer.result()
         finally:
-            body.cancel()
-            await asyncio.gather(body, return_exceptions=True)
+            for task in (body, answer, leaving):
+                task.cancel()
+            await asyncio.gather(body, answer, leaving, return_exceptions=True)
+        if self._there.our_state is h11.SWITCHED_PROTOCOL:
+            await self._join()
+        return again
 
     async def _asked(self) -> h11.Request | None:
         """The next request; None: there is none, the host has left, or this makes no sense."""
@@ -123,7 +157,7 @@ class Speech:
         leaving = asyncio.create_task(self._server[0].read(1))  # nobody asked: whatever it says is the end
         try:
             await asyncio.wait({asking, leaving}, timeout=_IDLE, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
+            if leaving.done() or not asking.done():
                 return None
             event = asking.result()
             return event if isinstance(event, h11.Request) else None
@@ -139,13 +173,22 @@ class Speech:
         """The request's body."""
         while True:
             event = await _event(self._here, self._guest[0])
-            if isinstance(event, h11.Data):
-                await self._send(self._there, self._server[1], event)
-            elif isinstance(event, h11.EndOfMessage):
-                await self._send(self._there, self._server[1], event)
-                return
-            else:
+            if not isinstance(event, h11.Data | h11.EndOfMessage):
                 raise _Ended
+            try:
+                await self._send(self._there, self._server[1], event)
+            except OSError:  # it hears no more, and may have answered before
+                await asyncio.Event().wait()
+            if isinstance(event, h11.EndOfMessage):
+                return
+
+    async def _gone(self, body: asyncio.Task[None]) -> None:
+        """Once the guest has left: nobody waits for the answer. What it says before that is for later."""
+        with contextlib.suppress(_Ended, OSError, h11.ProtocolError):
+            await body
+            if data := await self._guest[0].read(CHUNK):
+                self._here.receive_data(data)
+                await asyncio.Event().wait()
 
     async def _answer(self, opening: Opening, body: asyncio.Task[None]) -> bool:
         said = False
@@ -158,7 +201,6 @@ class Speech:
                             await body  # it has none, and that has to be known before both go over
                             await self._tell(_veiled(event, opening))
                             self._note(opening, event.status_code)
-                            await self._join()
                             return False
                         await self._tell(_veiled(event, opening))
                     case h11.Response():
@@ -172,8 +214,8 @@ class Speech:
                         return self._again()
                     case _:
                         raise h11.RemoteProtocolError("the host has left")
-        except h11.ProtocolError as error:
-            log.info("%s: %s", self._host, error)
+        except h11.ProtocolError as error:  # its words may be the host's, which may be the value
+            log.info("%s: %s", self._host, type(error).__name__)
             if not said:
                 self._note(opening, _BAD_GATEWAY)
                 await refuse(self._here, self._guest[1], _BAD_GATEWAY, "the host's answer makes no sense")
@@ -209,8 +251,8 @@ class Speech:
 def _veiled(
     answer: h11.Response | h11.InformationalResponse, opening: Opening
 ) -> h11.Response | h11.InformationalResponse:
-    headers = veiled(answer.headers, opening)
-    return type(answer)(status_code=answer.status_code, headers=headers, reason=answer.reason)
+    reason = _without(answer.reason, opening)
+    return type(answer)(status_code=answer.status_code, headers=veiled(answer.headers, opening), reason=reason)
 
 
 async def _event(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Event | type[h11.PAUSED]:
