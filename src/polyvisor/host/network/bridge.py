@@ -256,7 +256,7 @@ class BridgeNetwork:
                 await _ip(f"link del {name}")
             await _ip(f"neigh del {member.ip} dev {self._bridge}", check=False)
             if self._gate is not None:
-                self._gate.dismiss(blueprint.address.ip)
+                self._gate.forget(blueprint.address.ip)
             wall = self._walls.pop(blueprint.id, None)
             self._whole.discard(blueprint.id)
             await self._change(rules.unguard(member) + (walls.razed(wall) if wall is not None else ""))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import ssl
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -40,6 +42,7 @@ class Authority:
         self._folder = folder
         self._leaves: OrderedDict[str, _Leaf] = OrderedDict()
         self._made: tuple[ec.EllipticCurvePrivateKey, x509.Certificate] | None = None
+        self._turn = threading.Lock()  # who comes first makes it; all of them are in threads of their own
         self._key = ec.generate_private_key(ec.SECP256R1())  # of all certificates that this process signs
 
     @property
@@ -66,9 +69,10 @@ class Authority:
         return leaf.context
 
     def _ours(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-        if self._made is None:
-            self._made = self._read() or self._create()
-        return self._made
+        with self._turn:
+            if self._made is None:
+                self._made = self._read() or self._create()
+            return self._made
 
     def _read(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate] | None:
         """Both or nothing: they are in one file."""
@@ -127,12 +131,12 @@ class Authority:
     def _context(self, made: x509.Certificate) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_alpn_protocols(["http/1.1"])
-        file = self._folder / f"leaf-{made.serial_number:x}.pem"  # `ssl` reads nothing but files
-        write_private(file, _private(self._key) + made.public_bytes(_PEM))
+        fd = os.memfd_create("leaf")  # `ssl` reads nothing but files, and one on a disk would outlast a dead server
         try:
-            context.load_cert_chain(file)
+            os.write(fd, _private(self._key) + made.public_bytes(_PEM))
+            context.load_cert_chain(f"/proc/self/fd/{fd}")
         finally:
-            file.unlink()
+            os.close(fd)
         return context
 
 

@@ -12,7 +12,9 @@ import socket
 import ssl
 import struct
 import sys
+from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from polyvisor.host.pids import Process
@@ -90,29 +92,30 @@ class Door:
     nobody."""
 
     def __init__(
-        self, listener: socket.socket, whose: Callable[[str], Opener | None], ends: Callable[[], None], room: int
+        self, listener: socket.socket, whose: Callable[[str], Opener | None], ends: Callable[[], None] = lambda: None
     ) -> None:
         self._listener = listener
         self._whose = whose
         self._ends = ends
-        self._open: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(room)
+        self._open: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)  # by who came
         self._accepting = asyncio.create_task(self._accept(), name="vault door")
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._room.acquire()
+            await asyncio.sleep(0)  # who floods it is not to be all that is done
             try:
                 guest, (address, _) = await loop.sock_accept(self._listener)
             except OSError as error:
-                self._room.release()
                 log.warning("a vault's door: %s", error)
                 await asyncio.sleep(0.1)
                 continue
+            if len(self._open[address]) >= _AT_ONCE:  # others are to find a place
+                guest.close()
+                continue
             task = asyncio.create_task(self._serve(guest, address), name="vault connection")
-            self._open.add(task)
-            task.add_done_callback(self._left)
+            self._open[address].add(task)
+            task.add_done_callback(partial(self._left, address))
 
     async def _serve(self, guest: socket.socket, address: str) -> None:
         guest.setblocking(False)
@@ -127,9 +130,15 @@ class Door:
             guest.close()
             log.exception("a vault's connection")
 
-    def _left(self, task: asyncio.Task[None]) -> None:
-        self._open.discard(task)
-        self._room.release()
+    def _left(self, address: str, task: asyncio.Task[None]) -> None:
+        self._open[address].discard(task)
+        if not self._open[address]:
+            del self._open[address]
+
+    def drop(self, address: str) -> None:
+        """What came from there ends."""
+        for task in self._open.get(address, ()):
+            task.cancel()
 
     def shut(self) -> None:
         """Nobody comes in any more; who is in, goes on."""
@@ -137,15 +146,19 @@ class Door:
         self._listener.close()
         if not self._open:
             self._ends()
-        for task in self._open:
+        for task in self._those():
             task.add_done_callback(lambda _: self._open or self._ends())
+
+    def _those(self) -> list[asyncio.Task[None]]:
+        return [task for those in self._open.values() for task in those]
 
     async def close(self) -> None:
         """All of it ends."""
         self.shut()
-        for task in list(self._open):
+        there = self._those()
+        for task in there:
             task.cancel()
-        await asyncio.gather(self._accepting, *self._open, return_exceptions=True)
+        await asyncio.gather(self._accepting, *there, return_exceptions=True)
 
 
 def original(guest: socket.socket) -> Address:
@@ -203,7 +216,11 @@ class Gate:
             raise Unavailable("credentials cannot be put in at this moment", private=repr(error)) from error
 
         async def connect(to: Address) -> socket.socket:
-            made = await inside.made()
+            try:
+                made = await inside.made()
+            except OSError:  # it has ended; the next look finds no door, and makes another
+                self.shut(id)
+                raise
             try:
                 await asyncio.get_running_loop().sock_connect(made, to)
             except BaseException:
@@ -212,7 +229,7 @@ class Gate:
             return made
 
         opener = Opener(id, self._vaults, self._authority, self._tls, connect)
-        self._doors[id] = Door(listener, lambda _: opener, inside.close, _AT_ONCE)
+        self._doors[id] = Door(listener, lambda _: opener, inside.close)
         self._watch(id, pid)
 
     def _watch(self, id: InstanceId, pid: int) -> None:
@@ -270,7 +287,7 @@ class SharedGate:
         listener = socket.create_server((address, 0), backlog=512)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        self._door = Door(listener, self._guests.get, lambda: None, _AT_ONCE * 8)
+        self._door = Door(listener, self._guests.get)
 
     def admit(self, address: str, id: InstanceId, mark: int) -> None:
         """Who comes from there is that one; `mark` is on what goes on for it."""
@@ -294,6 +311,12 @@ class SharedGate:
     def dismiss(self, address: str) -> None:
         """Nobody comes from there any more; what came goes on as it is."""
         self._guests.pop(address, None)
+
+    def forget(self, address: str) -> None:
+        """The guest that was there is gone."""
+        self.dismiss(address)
+        if self._door is not None:
+            self._door.drop(address)
 
     async def close(self) -> None:
         """This server goes. Those that come in the meantime are refused."""

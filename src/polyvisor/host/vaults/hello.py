@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 LONGEST = 17 * 1024  # bytes that are looked at
+_LONGEST_NAME = 253
+_LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME, _HOST_NAME = 22, 1, 0, 0
 
 
@@ -73,7 +78,6 @@ def _named(hello: _Words) -> str | None:
 
 
 def _said(name: bytes) -> str | None:
-    try:
-        return name.decode("ascii").lower().rstrip(".") or None
-    except UnicodeDecodeError:
-        return None
+    """What is no name of the DNS is none that anybody keeps credentials for."""
+    host = name.decode("ascii", "replace").lower().removesuffix(".")
+    return host if len(host) <= _LONGEST_NAME and _NAME.fullmatch(host) else None

@@ -18,7 +18,6 @@ from polyvisor.ports.vaults import Vaults
 
 log = logging.getLogger("polyvisor.vaults")
 _CONNECT, _HANDSHAKE, _SILENCE, _FAREWELL = 30.0, 20.0, 300.0, 2.0  # seconds
-_PAUSE = 0.01
 _RESET = struct.pack("ii", 1, 0)
 Connect = Callable[[tuple[str, int]], Awaitable[socket.socket]]
 
@@ -47,6 +46,7 @@ class Opener:
     async def serve(self, guest: socket.socket, where: tuple[str, int]) -> None:
         """One connection, from its beginning to its end, that was to go there. Both sockets are closed."""
         with guest:
+            _mind(guest)
             try:
                 async with asyncio.timeout(_CONNECT):
                     onward = await self._connect(where)
@@ -55,6 +55,7 @@ class Opener:
                     guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 return
             with onward, contextlib.suppress(OSError, TimeoutError):
+                _mind(onward)
                 host = await _host(guest, onward)
                 opening = None if host is None else await self._vaults.opening(self.id, host)
                 if host is None or opening is None:
@@ -117,21 +118,34 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 async def _host(guest: socket.socket, onward: socket.socket) -> str | None:
     """Which host the guest means, without a byte taken; None: it says something else, or the other side speaks first.
 
-    :raise TimeoutError: neither says anything.
+    :raise TimeoutError: neither says anything, or the guest does not go on with what it began.
     """
     async with asyncio.timeout(_SILENCE):
         await _readable(guest, onward)
-        while True:
-            try:
+    try:
+        async with asyncio.timeout(_HANDSHAKE):
+            while True:
                 data = guest.recv(LONGEST, socket.MSG_PEEK)
-            except BlockingIOError:  # it is the other side
-                return None
-            try:
-                return host_in(data) if data else None
-            except More:
-                if len(data) >= LONGEST or _over(guest):
-                    return None
-            await asyncio.sleep(_PAUSE)
+                try:
+                    return host_in(data) if data else None
+                except More:
+                    if len(data) >= LONGEST or _over(guest):
+                        return None
+                guest.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(data) + 1
+                )  # or it would be asked all the time
+                await _readable(guest)
+    except BlockingIOError:  # it is the other side
+        return None
+    finally:
+        guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def _mind(one: socket.socket) -> None:
+    """It ends some time after the other side has gone without a word, as a guest does that is killed."""
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 600), (socket.TCP_KEEPINTVL, 60), (socket.TCP_KEEPCNT, 5)):
+        one.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _over(guest: socket.socket) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from polyvisor.host.vaults.authority import Authority, hashed_name
@@ -21,6 +22,14 @@ async def test_an_authority_is_made_once(tmp_path: Path) -> None:
     trusted = authority.trusted()
     assert trusted.certificate == first and b"PRIVATE" not in first
     ssl.create_default_context(cadata=first.decode())
+
+
+def test_whoever_asks_at_the_same_moment_is_told_the_same_one(tmp_path: Path) -> None:
+    for round in range(20):
+        authority = Authority(tmp_path / str(round))
+        with ThreadPoolExecutor(8) as pool:
+            told = list(pool.map(lambda _: authority.certificate, range(8)))  # noqa: B023 - done within the round
+        assert set(told) == {Authority(tmp_path / str(round)).certificate}
 
 
 def test_openssl_calls_its_file_the_same(tmp_path: Path) -> None:

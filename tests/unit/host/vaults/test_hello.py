@@ -45,6 +45,19 @@ def test_what_is_something_else_names_none() -> None:
     assert host_in(b"\x16\x03\x01" + len(lies).to_bytes(2) + lies) is None
 
 
+@pytest.mark.parametrize(
+    "name", [b"api.exa\nple.com", b".pi.example.com", b"api..xample.com", b"api/example.com", b"api.example\xffcom"]
+)
+def test_what_is_no_name_of_the_dns_is_none(name: bytes) -> None:
+    assert host_in(words("api.example.com").replace(b"api.example.com", name)) is None
+
+
+def test_a_name_is_one_however_it_is_written() -> None:
+    said = words("api.example.com")
+    assert host_in(said.replace(b"api.example.com", b"API.Example.co.")) == "api.example.co"
+    assert host_in(words("a" * 63 + ".example.com")) == "a" * 63 + ".example.com"
+
+
 @given(st.binary(max_size=400), st.integers(0, 300), st.binary(max_size=8))
 def test_no_bytes_surprise_it(noise: bytes, at: int, patch: bytes) -> None:
     said = words("api.example.com")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 import h11
 import pytest
 
+from polyvisor.host.vaults import hello, opener
 from polyvisor.host.vaults.speech import injected, refusal, veiled
 from polyvisor.model.ids import VaultId
 from polyvisor.model.vault import Opening
+from unit.host.vaults.test_hello import words
 from unit.host.vaults.test_opener import HOST, Place, ask, get, place
 
 __all__ = ["place"]  # fixtures
@@ -162,3 +165,32 @@ async def test_what_a_host_says_unasked_is_the_end(place: Place) -> None:
         await spoke.wait()
         assert await reader.read() == b""
     assert place.records.seen == []
+
+
+async def test_a_guest_that_begins_and_does_not_go_on_is_not_asked_all_the_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[bytes] = []
+
+    def host_in(data: bytes) -> str | None:
+        looked.append(data)
+        return hello.host_in(data)
+
+    monkeypatch.setattr(opener, "host_in", host_in)
+    monkeypatch.setattr(opener, "_HANDSHAKE", 1.0)
+    reader, writer = await place.dial(certified=False)
+    writer.write(b"\x16\x03")
+    with contextlib.suppress(ConnectionResetError):
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""  # its time is over
+    assert looked == [b"\x16\x03"]
+
+
+async def test_a_beginning_in_pieces_is_read_to_its_end(place: Place) -> None:
+    reader, writer = await place.dial(certified=False)
+    said = words(HOST)
+    for piece in (said[:3], said[3:90], said[90:]):
+        writer.write(piece)
+        await asyncio.sleep(0.1)
+    async with asyncio.timeout(20):
+        assert await reader.readexactly(1) == b"\x16"
