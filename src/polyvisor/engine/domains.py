@@ -7,13 +7,16 @@ a certificate.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from datetime import datetime
+from time import monotonic
 
 from polyvisor.access.seal import Seal
 from polyvisor.model.domain import Record, Zone
-from polyvisor.model.faults import Unsupported, Upstream
+from polyvisor.model.faults import Throttled, Unsupported, Upstream
 from polyvisor.model.ids import ProjectId
 from polyvisor.model.ingress import Certificate
 from polyvisor.ports.dns import Dns
@@ -21,6 +24,8 @@ from polyvisor.ports.host import Host
 
 _SHOWN, _LONGEST = 3, 80
 _BEFORE, _WORD = "polyvisor-verify=", 32
+_AT_ONCE = 16  # questions of everybody
+_MOST, _WITHIN = 30, 60.0  # questions of a project, in seconds
 
 
 class DomainsEngine:
@@ -31,6 +36,8 @@ class DomainsEngine:
         self._dns = dns
         self._seal = seal
         self._secret = secret
+        self._asking = asyncio.Semaphore(_AT_ONCE)
+        self._asked: defaultdict[ProjectId, deque[float]] = defaultdict(lambda: deque(maxlen=_MOST))
 
     def _names(self) -> Dns:
         if self._dns is None:
@@ -50,10 +57,15 @@ class DomainsEngine:
         about = f"domain {project} {domain}"
         return _BEFORE + hmac.digest(self._secret.encode(), about.encode(), "sha256").hex()[:_WORD]
 
-    async def check(self, name: str, wanted: str) -> str:
-        """What is wrong with the TXT records at a name, where one is to say that; empty: nothing."""
+    async def check(self, project: ProjectId, name: str, wanted: str) -> str:
+        """What is wrong with the TXT records at a name, where one is to say that; empty: nothing.
+
+        :raise Throttled: the project asks all the time, and who is asked is not ours.
+        """
+        self._count(project)
         try:
-            found = await self._names().texts(name)
+            async with self._asking:
+                found = await self._names().texts(name)
         except Upstream as fault:
             return fault.public
         if wanted in found:
@@ -62,6 +74,13 @@ class DomainsEngine:
             return f"there is no TXT record at {name}"
         shown = ", ".join(repr(one[:_LONGEST]) for one in found[:_SHOWN])
         return f"the TXT records at {name} are {shown}, and none is {wanted!r}"
+
+    def _count(self, project: ProjectId) -> None:
+        asked, now = self._asked[project], monotonic()
+        if len(asked) == _MOST and now - asked[0] < _WITHIN:
+            text = f"domains are looked up at most {_MOST} times in {_WITHIN:.0f} seconds"
+            raise Throttled(text, retry_after=_WITHIN - (now - asked[0]))
+        asked.append(now)
 
     # -- zones -------------------------------------------------------------------------------------------------------
 

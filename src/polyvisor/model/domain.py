@@ -43,7 +43,7 @@ def parse_name(text: str, field: str) -> str:
     """A host name of two labels or more, in lower case and as DNS has it. :raise Invalid:"""
     bare = text.strip().removesuffix(".").lower()
     try:
-        name = bare if bare.isascii() else bare.encode("idna").decode()
+        name = bare if bare.isascii() or len(bare) > _LONGEST else bare.encode("idna").decode()
     except UnicodeError as error:
         raise Invalid(f"{field}: must be a host name such as app.example.com", field=field) from error
     labels = name.split(".")
@@ -55,8 +55,9 @@ def parse_name(text: str, field: str) -> str:
 
 def parse_server(text: str, field: str) -> tuple[str, int]:
     """A name server: a name or an address, with `:port` where it is not 53. :raise Invalid:"""
-    found = _SERVER.fullmatch(text.strip())
-    if found is None or not 1 <= (port := int(found[2] or DNS_PORT)) <= 65535:
+    text = text.strip()
+    found = _SERVER.fullmatch(text)
+    if len(text) > _LONGEST + len("[]:65535") or found is None or not 1 <= (port := int(found[2] or DNS_PORT)) <= 65535:
         raise Invalid(f"{field}: must be HOST or HOST:PORT; an IPv6 address is in brackets", field=field)
     return found[1].strip("[]"), port
 

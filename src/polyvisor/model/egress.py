@@ -91,7 +91,7 @@ def parse_domain(text: str, field: str = "domains") -> str:
     """A name as DNS has it, without the `*.` that may stand before it. :raise Invalid:"""
     bare = text.strip().removeprefix("*.").removesuffix(".").lower()
     try:
-        name = bare if bare.isascii() else bare.encode("idna").decode()
+        name = bare if bare.isascii() or len(bare) > _LONGEST else bare.encode("idna").decode()
     except UnicodeError as error:
         raise Invalid(f"{field}: {text[:80]!r} is not a name", field=field) from error
     labels = name.split(".")
@@ -103,6 +103,8 @@ def parse_domain(text: str, field: str = "domains") -> str:
 def parse_cidr(text: str, field: str = "cidrs") -> str:
     """A range of addresses, or one. :raise Invalid:"""
     try:
+        if "%" in text:
+            raise ValueError("no range is a device's")
         return str(ipaddress.ip_network(text.strip(), strict=False))
     except ValueError as error:
         raise Invalid(f"{field}: {text[:80]!r} is not a range of addresses", field=field) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -270,6 +271,61 @@ async def test_it_is_one_projects(
     assert refused.status_code == 409
 
 
+async def test_who_shows_that_it_is_his_does_not_wait_for_who_does_not(
+    here: Caller, other: Caller, names: NameServer, proxy: FakeProxy
+) -> None:
+    way, theirs, name = await share(here), await share(other), domain()
+    squat = {"domain": name, "share_id": theirs["share_id"]}
+    kept = await other.ok("POST /v1/custom-domains", squat)
+    for _ in range(2):  # who never shows anything begins his day anew
+        await other.ok(f"DELETE /v1/custom-domains/{kept['id']}")
+        kept = await other.ok("POST /v1/custom-domains", squat)
+    for line, body in (
+        ("POST /v1/custom-domains", {"domain": name, "share_id": way["share_id"]}),
+        ("POST /v1/vms", {"share": {"port": 1}, "custom_domain": {"domain": name}}),
+    ):
+        said = await here.refused(409, line, body)
+    found = re.search(r"TXT record '(\S+)' at (\S+) ", said)
+    assert found is not None and found[2] == f"_instavm.{name}"
+    assert found[1] != kept["setup"]["txt_record"]["value"]
+    names.put(found[2], "TXT", f'"{found[1]}"')
+    made = await here.ok("POST /v1/custom-domains", {"domain": name, "share_id": way["share_id"]})
+    assert made["setup"]["txt_record"]["value"] == found[1]
+    await other.refused(404, f"GET /v1/custom-domains/{kept['id']}")
+    assert (await here.ok(f"POST /v1/custom-domains/{made['id']}/verify"))["status"] == "issued"
+    prove(names, kept)
+    said = await other.refused(409, "POST /v1/custom-domains", squat)  # what was shown is not taken away
+    assert "TXT" not in said and led(proxy, name) == [(443, True, True, False)]
+
+
+async def test_the_name_servers_are_not_asked_all_the_time(near: Served, here: Caller, names: NameServer) -> None:
+    many = Caller(here.http, await near.stranger())
+    way, name = await share(many), domain()
+    made = await many.ok("POST /v1/custom-domains", {"domain": name, "share_id": way["share_id"]})
+    line = f"POST /v1/custom-domains/{made['id']}/verify"
+    answers = await asyncio.gather(*(many.ask(line) for _ in range(40)))
+    assert sorted(one.status_code for one in answers) == [200] * 30 + [429] * 10
+    (late, *_) = [one for one in answers if one.status_code == 429]
+    assert 1 <= int(late.headers["Retry-After"]) <= 60
+    assert names.asked.count(f"TXT _instavm.{name}") == 30
+    assert (await many.ok(f"GET /v1/custom-domains/{made['id']}"))["status"] == "failed"
+    await here.ok("GET /v1/custom-domains")
+    theirs = await share(here)
+    mine = await here.ok("POST /v1/custom-domains", {"domain": domain(), "share_id": theirs["share_id"]})
+    assert (await here.ok(f"POST /v1/custom-domains/{mine['id']}/verify"))["status"] == "failed"  # others may ask
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", ["é" * 1_000_000, "é." * 500_000])
+async def test_a_name_that_is_too_long_is_not_even_looked_at(here: Caller, text: str) -> None:
+    for line, body, field in (
+        ("POST /v1/custom-domains", {"domain": text, "share_id": "shr_none"}, "domain"),
+        ("POST /v1/vms", {"share": {"port": 1}, "custom_domain": {"domain": text}}, "custom_domain.domain"),
+        ("POST /v1/egress/vm/none", {"allowed_domains": [text]}, "allowed_domains"),
+    ):
+        await here.wrong(field, line, body)
+
+
 RFC2136 = {
     "server": "127.0.0.1:53",
     "zone": "example.com",
@@ -297,6 +353,7 @@ RFC2136 = {
         ),
         ("dns_credentials.zone", {"dns_provider": "rfc2136", "dns_credentials": RFC2136 | {"zone": "example.org"}}),
         ("dns_credentials.server", {"dns_provider": "rfc2136", "dns_credentials": RFC2136 | {"server": "a b"}}),
+        ("dns_credentials.server", {"dns_provider": "rfc2136", "dns_credentials": RFC2136 | {"server": "é" * 300}}),
         ("dns_credentials.key_name", {"dns_provider": "rfc2136", "dns_credentials": RFC2136 | {"key_name": ".."}}),
         (
             "dns_credentials.key_algorithm",

@@ -111,3 +111,15 @@ def test_there_is_an_end_to_lists() -> None:
 @given(policies(), policies())
 def test_a_mark_is_a_policys(one: EgressPolicy, other: EgressPolicy) -> None:
     assert (mark_of(one) == mark_of(other)) == (one == other) and mark_of(None) == "" != mark_of(one)
+
+
+@pytest.mark.timeout(60)
+def test_a_name_that_is_too_long_is_not_even_looked_at() -> None:
+    for text in ("é" * 3_000_000, "é." * 1_500_000):  # IDNA takes minutes for it
+        with pytest.raises(Invalid, match="is not a name"):
+            parse_domain(text)
+
+
+def test_a_range_is_of_no_device() -> None:
+    with pytest.raises(Invalid, match="not a range"):
+        parse_cidr("fe80::1%eth0")

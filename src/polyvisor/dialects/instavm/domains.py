@@ -100,16 +100,15 @@ class Wanted:
     where: str
 
 
-async def admit(call: Call, body: CustomDomainRequest, where: str = "") -> Wanted:
-    """:raise Invalid, Unsupported: naming the field. :raise Exists: somebody has it."""
+def admit(call: Call, body: CustomDomainRequest, where: str = "") -> Wanted:
+    """:raise Invalid, Unsupported: naming the field."""
     if not call.settings.domains:
         at = f"{where}domain"
         raise Unsupported(f"{at}: this server takes no custom domains (instavm.domains is not set)", field=at)
     name = parse_name(body.domain, f"{where}domain")
-    if name in (call.settings.domains, call.settings.share_host):
+    if name in (call.settings.domains, call.settings.share_host.lower()):
         raise Invalid(f"{where}domain: is this server's own", field=f"{where}domain")
     provider, credentials = providers.admit(body.dns_provider, body.dns_credentials, name, where)
-    _free(await _there(call, name), call, name)
     return Wanted(name, provider, credentials, where)
 
 
@@ -120,23 +119,30 @@ async def _there(call: Call, name: str) -> Domain | None:
     return None
 
 
-def _free(there: Domain | None, call: Call, name: str) -> None:
-    """:raise Exists: whoever has it is not told."""
-    if there is None or _lapsed(there, call.principal.project):
-        return
-    raise Exists(f"Custom domain {name} is already in use")
+async def require_free(call: Call, name: str, project: ProjectId) -> Domain | None:
+    """One of somebody who has to make room, if there is: who has not shown that it is his keeps it from nobody who
+    does, and for a day from those who do not.
 
-
-def _lapsed(domain: Domain, project: ProjectId) -> bool:
-    """Whether another project may have it: its owner is not to wait for who never showed that it is his."""
-    return domain.project != project and domain.verified is None and vms.now() - domain.created > _KEPT
+    :raise Exists: somebody has it; who is not told. :raise Throttled:
+    """
+    there = await _there(call, name)
+    if there is None:
+        return None
+    taken = Exists(f"Custom domain {name} is already in use")
+    if there.project == project or there.verified is not None:
+        raise taken
+    if vms.now() - there.created > _KEPT:
+        return there
+    at, word = f"{_AT}{name}", call.core.domains.word(project, name)
+    if await call.core.domains.check(project, at, word):
+        raise Exists(f"{taken.public}; its owner has it, who writes a TXT record {word!r} at {at} and asks again")
+    return there
 
 
 async def add(call: Call, share: Share, wanted: Wanted) -> Domain:
     """It is asked for; its records are written where its provider takes them. :raise Fault: nothing is made."""
     async with vms.one_at_a_time(f"domain {wanted.name}"):
-        there = await _there(call, wanted.name)
-        _free(there, call, wanted.name)
+        there = await require_free(call, wanted.name, share.project)
         theirs = await call.core.rows.of(DIALECT, [DOMAIN], [share.id])
         if len(theirs) >= MAX_RULES - 1:
             raise OverQuota(f"a share has {MAX_RULES - 1} custom domains at most")
@@ -180,14 +186,14 @@ def records_of(call: Call, domain: Domain) -> list[Record]:
 
 async def verify(call: Call, domain: Domain) -> Domain:
     """Look for the proof now. Once it is there the domain is served, and a certificate is had for it; of one that has
-    none for some reason that is tried again."""
+    none for some reason that is tried again. :raise Throttled: it is asked for all the time; nothing is changed."""
     async with vms.one_at_a_time(f"domain {domain.name}"):
         domain = await find(call, domain.key, Action.INGRESS_CREATE)
         certificate = await _certificate(call, domain)
         if domain.verified is not None and certificate.served and not certificate.error:
             return domain
         proof = records_of(call, domain)[0]
-        error = await call.core.domains.check(proof.name, proof.value)
+        error = await call.core.domains.check(domain.project, proof.name, proof.value)
         domain = replace(domain, verified=None if error else vms.now(), error=error)
         if error or certificate.error:
             await _unserved(call, domain)

@@ -18,7 +18,7 @@ Key = Annotated[int, Path(ge=1, le=2**31 - 1)]
 @router.post("")
 async def create(call: Caller, body: DomainBody) -> dict[str, Any]:
     """A name is to lead to a share, once it is shown to be the caller's."""
-    wanted = await domains.admit(call, body)
+    wanted = domains.admit(call, body)
     share = await shares.find(call, body.share_id, Action.INGRESS_CREATE)
     return await domains.told(call, await domains.add(call, share, wanted))
 

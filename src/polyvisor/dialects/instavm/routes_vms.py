@@ -59,7 +59,9 @@ async def _domain(call: Call, body: VMCreateRequest) -> domains.Wanted | None:
         return None
     if body.share is None:
         raise Invalid("custom_domain: needs a share, which it leads to", field="custom_domain")
-    return await domains.admit(call, body.custom_domain, "custom_domain.")
+    wanted = domains.admit(call, body.custom_domain, "custom_domain.")
+    await domains.require_free(call, wanted.name, call.principal.project)
+    return wanted
 
 
 async def _spawn(
