@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -53,6 +54,12 @@ def _collect_seldom() -> None:
     gc.set_threshold(10_000, 10, 100)
 
 
+def _have_room_for_files() -> None:
+    """As many descriptors as this user may have: a connection is one, or two, and guests begin those as well."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def _gateway(parts: Parts, sock: socket.socket) -> Gateway:
     from polyvisor.gateway.listener import open_gateway  # asyncssh takes a moment, which most servers can do without
 
@@ -64,6 +71,7 @@ async def serve_forever(config: Config) -> None:
 
     :raise Fault: it cannot start; nothing is left running.
     """
+    _have_room_for_files()
     plain = bind(config.server.listen, "server.listen")
     tls = bind(config.server.tls_listen, "server.tls_listen")
     ssh = bind(config.ssh.listen, "ssh.listen") if config.ssh.listen else None
