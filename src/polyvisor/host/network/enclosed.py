@@ -172,16 +172,19 @@ def _text(words: str) -> int:
 
 def found() -> dict[str, int]:
     """Every enclosure's first process, by name: of this user's, or where we are root of one that only we give."""
-    those: dict[str, int] = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_text(errors="replace").split("\0")
-            named = words[:2] == ["sh", "-c"] and words[3:4] and words[3].startswith(_MARK)
-            if named and is_ours(int(folder.name)) and _is_first(folder):  # its own children have the same words
-                those[words[3].removeprefix(_MARK)] = int(folder.name)
-    return those
+    those = ((called(pid), pid) for pid in (int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit()))
+    return {name: pid for name, pid in those if name}
+
+
+def called(pid: int) -> str:
+    """The name of the enclosure whose first process that is; empty: of none. Ids of processes are given again."""
+    folder = Path(f"/proc/{pid}")
+    with contextlib.suppress(OSError):
+        words = (folder / "cmdline").read_text(errors="replace").split("\0")
+        named = words[:2] == ["sh", "-c"] and words[3:4] and words[3].startswith(_MARK)
+        if named and is_ours(pid) and _is_first(folder):  # its own children have the same words
+            return words[3].removeprefix(_MARK)
+    return ""
 
 
 def _is_first(folder: Path) -> bool:

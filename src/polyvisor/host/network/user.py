@@ -131,7 +131,7 @@ class UserNetwork:
             return
         policy, facts = blueprint.spec.egress, self._facts(blueprint)
         if self._real:
-            if not told.pid:
+            if await asyncio.to_thread(enclosed.called, told.pid) != blueprint.id:  # or its rules would be another's
                 told = replace(told, pid=(await asyncio.to_thread(enclosed.found)).get(blueprint.id, 0))
             await enclosed.change(told.pid, policy, facts, blueprint.address.dns, told.sets)
             await self._lead(blueprint, told.pid)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import replace
 
 import pytest
 
-from polyvisor.host.network import passt
-from polyvisor.host.network.user import UserNetwork
+from polyvisor.host.network import enclosed, passt
+from polyvisor.host.network.user import UserNetwork, _Told
+from polyvisor.model.egress import OPEN
 from polyvisor.model.faults import Busy, Invalid
 from polyvisor.model.host import Blueprint
 from polyvisor.model.instance import Address
@@ -50,3 +52,20 @@ def test_passt_leads_in_by_loopback_and_out_by_one_interface() -> None:
     words = " ".join(line)
     assert "--no-map-gw" in line and "--outbound-if4 eth0" in words and "--runas 200001:200001" in words
     assert "--tcp-ports 127.0.0.1/18000:80" in words and "--udp-ports 127.0.0.1/19000:53" in words
+
+
+async def test_rules_are_for_the_enclosure_and_not_for_who_has_its_process_id_by_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entered: list[int] = []
+
+    async def change(pid: int, *_: object) -> None:
+        entered.append(pid)
+
+    monkeypatch.setattr(enclosed, "change", change)
+    network, plain = UserNetwork(), blueprint("x")
+    policy = replace(plain, spec=replace(plain.spec, egress=OPEN))
+    network._told[policy.id] = _Told(pid=os.getpid())
+    await network.enforce(policy)
+    assert entered == [0]
+    assert enclosed.called(os.getpid()) == enclosed.called(0) == ""
