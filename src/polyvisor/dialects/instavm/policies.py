@@ -5,24 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from polyvisor.dialects.instavm.wire import Text
+from polyvisor.dialects.instavm.wire import EgressBody
 from polyvisor.model.egress import OPEN, EgressPolicy, parse_policy
-from polyvisor.model.faults import Invalid
-
-
-class EgressBody(BaseModel):
-    """A policy; what is left out is open. Package registries have two names, of which clients use one or the other."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    allow_http: bool = True
-    allow_https: bool = True
-    allow_package_managers: bool | None = None
-    allow_public_repos: bool | None = None
-    allowed_domains: list[Text] | None = None
-    allowed_cidrs: list[Text] | None = None
 
 
 def policy_of(body: EgressBody, field: str = "") -> EgressPolicy:
@@ -35,17 +19,9 @@ def policy_of(body: EgressBody, field: str = "") -> EgressPolicy:
     )  # fmt: skip
 
 
-def policy_in(given: Mapping[str, Any] | None) -> EgressPolicy:
-    """Of a create: without one, all that is not ours or another VM's. :raise Invalid:"""
-    if given is None:
-        return OPEN
-    try:
-        body = EgressBody.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(["egress_policy", *map(str, first["loc"])])
-        raise Invalid(f"{field}: {first['msg']}", field=field) from error
-    return policy_of(body, "egress_policy.")
+def policy_in(kept: Mapping[str, Any] | None) -> EgressPolicy:
+    """Of a session's wishes: without one, all that is not ours or another VM's."""
+    return OPEN if kept is None else policy_of(EgressBody.model_validate(kept))
 
 
 def told(policy: EgressPolicy | None) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from fastapi import APIRouter
 
 from polyvisor.dialects.instavm import records, vms
 from polyvisor.dialects.instavm.door import Call, Caller
-from polyvisor.dialects.instavm.policies import EgressBody, kept, policy_in, policy_of, told
+from polyvisor.dialects.instavm.policies import kept, policy_in, policy_of, told
 from polyvisor.dialects.instavm.vms import Vm
+from polyvisor.dialects.instavm.wire import EgressBody
 from polyvisor.model.egress import EgressPolicy
 from polyvisor.model.faults import NotFound
 from polyvisor.model.principal import Action

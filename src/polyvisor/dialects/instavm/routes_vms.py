@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Query
 
 from polyvisor.dialects.instavm import domains, records, shares, sizes, snapshots, staged, vms, volumes
 from polyvisor.dialects.instavm.door import Call, Caller
-from polyvisor.dialects.instavm.policies import kept, policy_in
+from polyvisor.dialects.instavm.policies import kept, policy_of
 from polyvisor.dialects.instavm.records import Session, Wishes
 from polyvisor.dialects.instavm.states import ACTIVE, CREATING, RUNNING, TERMINATED
 from polyvisor.dialects.instavm.vms import Origin, Vm
@@ -114,7 +114,7 @@ def _wishes(body: VMCreateRequest) -> Wishes:
         metadata=body.metadata or {}, env=body.env or {}, variant=body.image_variant,
         suspend=bool(body.auto_suspend), resume=bool(body.auto_resume), snapshot=bool(body.snapshot_on_terminate),
         snapshot_name=body.snapshot_name or "",
-        egress=None if body.egress_policy is None else kept(policy_in(body.egress_policy)),
+        egress=None if body.egress_policy is None else kept(policy_of(body.egress_policy, "egress_policy.")),
         vaults=tuple(dict.fromkeys(body.vault_ids or ())),
     )  # fmt: skip
 

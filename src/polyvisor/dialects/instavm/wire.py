@@ -81,6 +81,17 @@ class CreatedVolumeMount(Place):
     create_if_missing: bool = False
 
 
+class EgressBody(BaseModel):
+    """A policy; what is left out is open. Package registries have two names, of which clients use one or the other."""
+
+    allow_http: bool = True
+    allow_https: bool = True
+    allow_package_managers: bool | None = None
+    allow_public_repos: bool | None = None
+    allowed_domains: list[Text] | None = None
+    allowed_cidrs: list[Text] | None = None
+
+
 class VMCreateRequest(BaseModel):
     """`POST /v1/vms` (seed); the last two are the SDK's."""
 
@@ -90,7 +101,7 @@ class VMCreateRequest(BaseModel):
     vcpu_count: Vcpus | None = None
     metadata: Metadata | None = None
     env: Env | None = Field(default=None, repr=False)
-    egress_policy: dict[str, Any] | None = None
+    egress_policy: EgressBody | None = None
     snapshot_id: Text | None = None
     snapshot_on_terminate: bool | None = None
     snapshot_name: Text | None = None
