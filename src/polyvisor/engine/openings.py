@@ -10,7 +10,7 @@ from datetime import datetime
 from polyvisor.access.seal import Seal
 from polyvisor.model.faults import Fault, NotFound
 from polyvisor.model.ids import InstanceId
-from polyvisor.model.vault import Opening, VaultRequest, chosen, opening
+from polyvisor.model.vault import Opening, VaultRequest, chosen, opening, written_for
 from polyvisor.ports.store import Store
 
 log = logging.getLogger("polyvisor.engine")
@@ -38,17 +38,13 @@ class Openings:
                 return None
             order = {one.vault: place for place, one in enumerate(instance.spec.vaults)}
             own = [one.id for one in await unit.vaults.those(order) if one.project == instance.project]
-            services = await unit.vaults.services(own) if own else []
+            services = await unit.vaults.services(own, written_for(host)) if own else []
             service = chosen(sorted(services, key=lambda one: order[one.vault]), host)
             if service is None:
                 return None
-            credentials = await unit.vaults.credentials([service.vault])
+            credentials = await unit.vaults.credentials([service.vault], service.auth.names)
         try:
-            names = service.auth.names
-            values = {
-                one.name: self._seal.reveal(one.sealed, one.id)
-                for one in credentials if one.enabled and one.name in names
-            }  # fmt: skip
+            values = {one.name: self._seal.reveal(one.sealed, one.id) for one in credentials if one.enabled}
         except Fault as fault:
             log.error("a credential cannot be used: %s", fault.private)
             return None

@@ -212,6 +212,8 @@ def _check_headers(auth: Auth, field: str) -> None:
     where = f"{field}.headers"
     if len(auth.headers) > MOST_HEADERS:
         raise Invalid(f"{where}: there are more than {MOST_HEADERS}", field=where)
+    if sum(len(_NAMED.findall(value)) for _, value in auth.headers) > MOST_HEADERS:
+        raise Invalid(f"{where}: name credentials more than {MOST_HEADERS} times", field=where)
     for name, value in auth.headers:
         _check_header(name, f"{where}.{name[:60]}")
         if len(value) > 1000 or not _PRINTED.fullmatch(value):
@@ -233,6 +235,12 @@ def matches(service: VaultEntry, host: str) -> bool:
     if service.host.startswith("*."):
         return host.endswith(service.host[1:])
     return service.host == host
+
+
+def written_for(host: str) -> list[str]:
+    """How services are written whose host that is: a vault may have a hundred others."""
+    labels = host.split(".")
+    return [host, *("*." + ".".join(labels[place:]) for place in range(1, len(labels)))]
 
 
 def chosen(services: Iterable[VaultEntry], host: str) -> VaultEntry | None:

@@ -64,8 +64,10 @@ class VaultRecords(Protocol):
     async def take_out(self, vault: VaultId, id: CredentialId) -> None:
         """Delete. :raise NotFound:"""
 
-    async def credentials(self, ids: Collection[VaultId]) -> Sequence[VaultCredential]:
-        """Of some vaults, oldest first."""
+    async def credentials(
+        self, ids: Collection[VaultId], names: Collection[str] | None = None
+    ) -> Sequence[VaultCredential]:
+        """Of some vaults, oldest first; those of some names, or all."""
 
     async def serve(self, service: VaultEntry) -> None:
         """Insert. :raise Exists: the vault has one for that host. :raise NotFound: there is no such vault."""
@@ -73,8 +75,8 @@ class VaultRecords(Protocol):
     async def unserve(self, vault: VaultId, id: ServiceId) -> None:
         """Delete. :raise NotFound:"""
 
-    async def services(self, ids: Collection[VaultId]) -> Sequence[VaultEntry]:
-        """Of some vaults, oldest first."""
+    async def services(self, ids: Collection[VaultId], hosts: Collection[str] | None = None) -> Sequence[VaultEntry]:
+        """Of some vaults, oldest first; those for some hosts as they are written, or all."""
 
     async def note(self, seen: Sequence[VaultRequest]) -> None:
         """Insert; those of vaults that are gone are dropped, and of each vault the latest stay."""

@@ -67,9 +67,13 @@ class SqlVaults:
         query = delete(vault_credentials).where(_c.id == id, _c.vault == vault)
         await self._work.revise(query, id, "credential")
 
-    async def credentials(self, ids: Collection[VaultId]) -> Sequence[VaultCredential]:
-        """Of some vaults."""
+    async def credentials(
+        self, ids: Collection[VaultId], names: Collection[str] | None = None
+    ) -> Sequence[VaultCredential]:
+        """Of some vaults, and some names."""
         query = select(_c.record).where(_c.vault.in_(list(ids))).order_by(_c.number)
+        if names is not None:
+            query = query.where(_c.name.in_(list(names)))
         return [_CREDENTIAL.decode(row.record) for row in await self._work.rows(query)]
 
     # -- services ------------------------------------------------------------------------------------------------
@@ -83,9 +87,11 @@ class SqlVaults:
         """Delete."""
         await self._work.revise(delete(vault_services).where(_s.id == id, _s.vault == vault), id, "service")
 
-    async def services(self, ids: Collection[VaultId]) -> Sequence[VaultEntry]:
-        """Of some vaults."""
+    async def services(self, ids: Collection[VaultId], hosts: Collection[str] | None = None) -> Sequence[VaultEntry]:
+        """Of some vaults, and some hosts."""
         query = select(_s.record).where(_s.vault.in_(list(ids))).order_by(_s.number)
+        if hosts is not None:
+            query = query.where(_s.host.in_(list(hosts)))
         return [_SERVICE.decode(row.record) for row in await self._work.rows(query)]
 
     # -- requests ------------------------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ async def test_a_vault_is_kept_as_it_is_with_what_is_in_it(store: SqlStore) -> N
         assert await unit.vaults.those([]) == [] == await unit.vaults.of([])
         assert await unit.vaults.credentials([ONE, TWO]) == [CREDENTIAL]
         assert await unit.vaults.services([ONE, TWO]) == [SERVICE]
+        assert await unit.vaults.credentials([ONE], ["KEY", "ELSE"]) == [CREDENTIAL]
+        assert await unit.vaults.services([ONE], ["a.example.com", "*.example.com"]) == [SERVICE]
+        assert await unit.vaults.credentials([ONE], ["ELSE"]) == [] == await unit.vaults.credentials([ONE], [])
+        assert await unit.vaults.services([ONE], ["a.example.com"]) == [] == await unit.vaults.services([ONE], [])
         assert await unit.vaults.credentials([TWO]) == [] == await unit.vaults.services([TWO])
     changed = replace(CREDENTIAL, sealed="1:other")
     async with store.write() as unit:

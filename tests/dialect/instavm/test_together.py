@@ -99,7 +99,9 @@ async def test_all_that_is_right_is_done_at_once(here: Caller) -> None:
 
 async def test_each_two_of_them_are_good_together_or_nothing_is_made(here: Caller) -> None:
     whole = await valid(here) | {"auto_suspend": True}
-    for one, other in itertools.combinations(("share", "custom_domain", "egress_policy", "vault_ids", "auto_suspend"), 2):
+    for one, other in itertools.combinations(
+        ("share", "custom_domain", "egress_policy", "vault_ids", "auto_suspend"), 2
+    ):
         asked = {name: whole[name] for name in (one, other)}
         before = await left(here)
         answer = await here.ask("POST /v1/vms", asked)

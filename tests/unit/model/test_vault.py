@@ -7,8 +7,20 @@ from datetime import UTC, datetime
 
 import pytest
 
+from polyvisor.model.faults import Invalid
 from polyvisor.model.ids import ServiceId, VaultId
-from polyvisor.model.vault import TEMPLATES, Auth, AuthKind, VaultEntry, check_auth, chosen, opening, placeholders
+from polyvisor.model.vault import (
+    TEMPLATES,
+    Auth,
+    AuthKind,
+    VaultEntry,
+    check_auth,
+    chosen,
+    matches,
+    opening,
+    placeholders,
+    written_for,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 VALUES = {"ME": "me", "KEY": "va/l"}
@@ -59,6 +71,18 @@ def test_the_nearest_service_is_a_hosts() -> None:
     assert chosen(there, "x.example.com") is wide and chosen(there, "y.x.example.com") is wide
     assert chosen(there, "example.com") is None and chosen(there, "badexample.com") is None
     assert chosen([entry("a.b"), entry("a.b")], "a.b") is not None
+
+
+def test_a_host_knows_how_its_services_are_written() -> None:
+    there = [entry(host) for host in ("a.b.c", "*.b.c", "*.c", "b.c", "*.a.b.c", "x.b.c", "*.x.c")]
+    for host in ("a.b.c", "b.c", "x.a.b.c", "c", "y.x.c"):
+        assert [one for one in there if one.host in written_for(host)] == [one for one in there if matches(one, host)]
+
+
+def test_headers_name_few_credentials() -> None:
+    with pytest.raises(Invalid, match="more than 16 times"):
+        check_auth(Auth(AuthKind.CUSTOM, headers=(("A", "{{K}}" * 9), ("B", "{{K}}" * 8))))
+    check_auth(Auth(AuthKind.CUSTOM, headers=(("A", "{{K}}" * 9), ("B", "{{K}}" * 7))))
 
 
 def test_a_guest_is_told_names_alone() -> None:
