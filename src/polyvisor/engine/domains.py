@@ -25,7 +25,24 @@ from polyvisor.ports.host import Host
 _SHOWN, _LONGEST = 3, 80
 _BEFORE, _WORD = "polyvisor-verify=", 32
 _AT_ONCE = 16  # questions of everybody
-_MOST, _WITHIN = 30, 60.0  # questions of a project, in seconds
+_QUESTIONS = 30, 60.0  # of a project, and in how many seconds
+_ORDERS = 30, 3600.0  # likewise; an authority of certificates counts those of a whole installation
+
+
+class _Budget:
+    """So many of a project's in so many seconds."""
+
+    def __init__(self, most: int, within: float, words: str) -> None:
+        self._most, self._within, self._words = most, within, words
+        self._spent: defaultdict[ProjectId, deque[float]] = defaultdict(lambda: deque(maxlen=most))
+
+    def spend(self, project: ProjectId) -> None:
+        """One more. :raise Throttled:"""
+        spent, now = self._spent[project], monotonic()
+        if len(spent) == self._most and (left := self._within - (now - spent[0])) > 0:
+            text = f"{self._words} at most {self._most} times in {self._within:.0f} seconds"
+            raise Throttled(text, retry_after=left)
+        spent.append(now)
 
 
 class DomainsEngine:
@@ -37,7 +54,8 @@ class DomainsEngine:
         self._seal = seal
         self._secret = secret
         self._asking = asyncio.Semaphore(_AT_ONCE)
-        self._asked: defaultdict[ProjectId, deque[float]] = defaultdict(lambda: deque(maxlen=_MOST))
+        self._questions = _Budget(*_QUESTIONS, "domains are looked up")
+        self._orders = _Budget(*_ORDERS, "certificates are asked for")
 
     def _names(self) -> Dns:
         if self._dns is None:
@@ -62,7 +80,7 @@ class DomainsEngine:
 
         :raise Throttled: the project asks all the time, and who is asked is not ours.
         """
-        self._count(project)
+        self._questions.spend(project)
         try:
             async with self._asking:
                 found = await self._names().texts(name)
@@ -74,13 +92,6 @@ class DomainsEngine:
             return f"there is no TXT record at {name}"
         shown = ", ".join(repr(one[:_LONGEST]) for one in found[:_SHOWN])
         return f"the TXT records at {name} are {shown}, and none is {wanted!r}"
-
-    def _count(self, project: ProjectId) -> None:
-        asked, now = self._asked[project], monotonic()
-        if len(asked) == _MOST and now - asked[0] < _WITHIN:
-            text = f"domains are looked up at most {_MOST} times in {_WITHIN:.0f} seconds"
-            raise Throttled(text, retry_after=_WITHIN - (now - asked[0]))
-        asked.append(now)
 
     # -- zones -------------------------------------------------------------------------------------------------------
 
@@ -101,6 +112,10 @@ class DomainsEngine:
         await self._names().remove(zone, records, private=private)
 
     # -- certificates ------------------------------------------------------------------------------------------------
+
+    def admit_order(self, project: ProjectId) -> None:
+        """A name of the project's is about to have a certificate asked for. :raise Throttled:"""
+        self._orders.spend(project)
 
     async def certificate(self, domain: str, since: datetime) -> Certificate:
         """How it stands with a name's; what went wrong before `since` is not told any more."""

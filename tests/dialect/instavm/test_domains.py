@@ -23,6 +23,7 @@ from dialect.served import Served, serving
 from nameserver import NameServer, name_server
 from polyvisor.dialects.instavm import domains, shares
 from polyvisor.dialects.instavm.door import Call
+from polyvisor.engine.domains import _Budget
 from polyvisor.host.hypervisor.fake.proxy import FakeProxy
 from polyvisor.model.faults import Busy
 from polyvisor.model.principal import SYSTEM
@@ -313,6 +314,25 @@ async def test_the_name_servers_are_not_asked_all_the_time(near: Served, here: C
     theirs = await share(here)
     mine = await here.ok("POST /v1/custom-domains", {"domain": domain(), "share_id": theirs["share_id"]})
     assert (await here.ok(f"POST /v1/custom-domains/{mine['id']}/verify"))["status"] == "failed"  # others may ask
+
+
+async def test_an_authority_is_not_asked_all_the_time(
+    near: Served, here: Caller, names: NameServer, proxy: FakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = Caller(here.http, await near.stranger())
+    way, name = await share(many), domain()
+    made = await many.ok("POST /v1/custom-domains", {"domain": name, "share_id": way["share_id"]})
+    prove(names, made)
+    proxy.withheld[name] = "connection refused"
+    monkeypatch.setattr(near.parts.engine.domains, "_orders", _Budget(3, 3600.0, "certificates are asked for"))
+    line = f"POST /v1/custom-domains/{made['id']}/verify"
+    for _ in range(3):  # each is tried anew
+        await many.ok(line)
+    before = proxy.routes
+    assert "at most 3 times" in await many.refused(429, line)
+    assert proxy.routes == before and led(proxy, name) != []
+    del proxy.withheld[name]
+    assert (await many.ok(f"GET /v1/custom-domains/{made['id']}"))["status"] == "issued"  # the proxy tries by itself
 
 
 @pytest.mark.timeout(60)

@@ -194,6 +194,8 @@ async def verify(call: Call, domain: Domain) -> Domain:
             return domain
         proof = records_of(call, domain)[0]
         error = await call.core.domains.check(domain.project, proof.name, proof.value)
+        if not error:
+            call.core.domains.admit_order(domain.project)
         domain = replace(domain, verified=None if error else vms.now(), error=error)
         if error or certificate.error:
             await _unserved(call, domain)
