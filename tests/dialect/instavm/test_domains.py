@@ -316,6 +316,37 @@ async def test_the_name_servers_are_not_asked_all_the_time(near: Served, here: C
     assert (await here.ok(f"POST /v1/custom-domains/{mine['id']}/verify"))["status"] == "failed"  # others may ask
 
 
+async def test_a_zone_that_does_not_answer_keeps_no_other_project_waiting(
+    near: Served, here: Caller, names: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = Caller(here.http, await near.stranger()), Caller(here.http, await near.stranger())
+    told = []
+    for caller in (slow, quick):  # the older one first
+        made = await caller.vm(share={"port": 3000}, custom_domain={"domain": domain()})
+        told.append((caller, made, made["custom_domain"]["id"]))
+
+    withdrawn = domains._withdrawn
+
+    async def waits(call: Call, one: domains.Domain) -> str:
+        if one.key == told[0][2]:
+            await asyncio.Event().wait()
+        return await withdrawn(call, one)
+
+    monkeypatch.setattr(domains, "_withdrawn", waits)
+    monkeypatch.setattr(domains, "_PATIENCE", 1.0)
+    for caller, made, _ in told:
+        await caller.ok(f"DELETE /v1/vms/{made['vm_id']}")
+    call = Call(near.parts.engine, SYSTEM, near.parts.config.sandboxes())
+    await shares.sweep(call)
+    async with asyncio.timeout(20):
+        await domains.sweep(call)
+    await quick.refused(404, f"GET /v1/custom-domains/{told[1][2]}")
+    await slow.ok(f"GET /v1/custom-domains/{told[0][2]}")
+    monkeypatch.undo()
+    await domains.sweep(call)
+    await slow.refused(404, f"GET /v1/custom-domains/{told[0][2]}")
+
+
 async def test_an_authority_is_not_asked_all_the_time(
     near: Served, here: Caller, names: NameServer, proxy: FakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ come in there may come in by it. How it stands with its certificate is the proxy
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -33,6 +34,7 @@ _AT = "_instavm."
 """What stands before a domain where its TXT record is."""
 _KEPT = timedelta(days=1)
 """So long a domain is kept for who asked for it and has not shown that it is his."""
+_PATIENCE = 60.0  # seconds of a sweep; a zone that does not answer takes twenty
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +265,24 @@ async def end(call: Call, share: Share) -> None:
 
 
 async def sweep(call: Call) -> None:
-    """Take those away whose share is no more."""
+    """Take those away whose share is no more. A name server that does not answer keeps its project's waiting, and no
+    other's; what takes too long goes on the next time."""
     there = {row.name for row in await call.core.rows.of(DIALECT, [shares.SHARE])}
+    gone: dict[ProjectId, list[Domain]] = {}
     for domain in await everything(call):
         if domain.share not in there:
+            gone.setdefault(domain.project, []).append(domain)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            await asyncio.gather(*(_swept(call, those) for those in gone.values()))
+
+
+async def _swept(call: Call, those: Sequence[Domain]) -> None:
+    for domain in those:
+        try:
             await remove(call, domain)
+        except Fault as fault:
+            log.warning("custom domain %s stays for now: %s %s", domain.name, fault.public, fault.private)
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------
