@@ -26,6 +26,7 @@ METADATA = "169.254.169.254"
 WORLD_NAME = "outside.example"
 OTHER = "198.51.100.3"  # another one
 OTHER_NAME = "elsewhere.example"
+NEAR_NAME = "near.example"  # what its owner says of it is not so: it stands for the server's machine, and for metadata
 _ETC = Path("/etc/netns")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -174,6 +175,7 @@ class Ground:
                 *self.world.prefix, "dnsmasq", "-k", "--conf-file=/dev/null", "--pid-file", "--no-hosts", "--no-resolv",
                 f"--listen-address={WORLD},{OTHER}", "--bind-interfaces", "--user=root",
                 f"--address=/{WORLD_NAME}/{WORLD}", f"--address=/{OTHER_NAME}/{OTHER}",
+                f"--address=/{NEAR_NAME}/{HOST}", f"--address=/{NEAR_NAME}/{METADATA}",
             ],
             stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from real.guests import Guests, make_boot_files, sh
 from real.namespaces import (
     HOST,
     METADATA,
+    NEAR_NAME,
     OTHER,
     OTHER_NAME,
     WORLD,
@@ -214,6 +215,33 @@ async def test_only_one_that_was_started_with_a_policy_can_be_told(place: Place)
         else:
             await allow(client, vm, **ONE_NAME)
         assert reached(await place.tried(client, vm)) == {"name", "address"}
+        await guests.discard()
+
+
+async def test_a_vault_and_a_name_that_lies_open_nothing_more(place: Place, trusting: None) -> None:
+    """What is said at port 443 goes through this machine then, which reaches itself and all that are on its bridge."""
+
+    def bound(vm: str) -> None:
+        with place.ground.host.inside():
+            sdk = InstaVM(place.server.facts["api_key"], base_url=place.server.facts["url"])
+            vault = sdk.create_vault(f"of {vm}")["id"]
+            sdk.add_vault_credential(vault, name="KEY", value="x")
+            sdk.add_vault_service(vault, host=WORLD_NAME, auth_config={"type": "bearer", "token": "KEY"})
+            sdk._request_json("PATCH", f"/v1/vms/{vm}", json_data={"vault_ids": [vault]})
+
+    web = replace(place, port=443)
+    async with place.server.client() as client:
+        guests = Guests(client)
+        vm, free = await asyncio.gather(guests.boot(egress=ONE_NAME, memory="128M"), guests.boot(memory="128M"))
+        await sh(client, free.id, "mkdir -p /w; echo 'you are there' > /w/index.html; httpd -p 443 -h /w")
+        near = [(where, 443) for where in (str(free.address), NEAR_NAME, "192.0.0.1", "192.0.0.2")]
+        with listening(place.ground.world, "0.0.0.0", 443), listening(place.ground.host, "0.0.0.0", 443):
+            await asyncio.to_thread(bound, vm.id)
+            await allow(client, vm, **NOTHING, domains=[WORLD_NAME, NEAR_NAME])
+            assert reached(await web.tried(client, vm, *near)) == {"name", "address"}
+            await allow(client, vm)
+            seen = reached(await web.tried(client, vm, *near, ("192.0.0.2", 8443)))
+            assert seen - {"resolves", "resolves elsewhere"} == {"name", "other name", "address", "other address"}
         await guests.discard()
 
 
