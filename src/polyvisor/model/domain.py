@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from polyvisor.model.faults import Invalid
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_LONGEST = 253
+LONGEST = 253
 DNS_PORT = 53
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+)(?::([0-9]{1,5}))?")
 
@@ -43,11 +43,11 @@ def parse_name(text: str, field: str) -> str:
     """A host name of two labels or more, in lower case and as DNS has it. :raise Invalid:"""
     bare = text.strip().removesuffix(".").lower()
     try:
-        name = bare if bare.isascii() or len(bare) > _LONGEST else bare.encode("idna").decode()
+        name = bare if bare.isascii() or len(bare) > LONGEST else bare.encode("idna").decode()
     except UnicodeError as error:
         raise Invalid(f"{field}: must be a host name such as app.example.com", field=field) from error
     labels = name.split(".")
-    fits = len(labels) >= 2 and len(name) <= _LONGEST and all(map(_LABEL.fullmatch, labels))
+    fits = len(labels) >= 2 and len(name) <= LONGEST and all(map(_LABEL.fullmatch, labels))
     if not fits or labels[-1].isdigit():
         raise Invalid(f"{field}: must be a host name such as app.example.com", field=field)
     return name
@@ -57,7 +57,7 @@ def parse_server(text: str, field: str) -> tuple[str, int]:
     """A name server: a name or an address, with `:port` where it is not 53. :raise Invalid:"""
     text = text.strip()
     found = _SERVER.fullmatch(text)
-    if len(text) > _LONGEST + len("[]:65535") or found is None or not 1 <= (port := int(found[2] or DNS_PORT)) <= 65535:
+    if len(text) > LONGEST + len("[]:65535") or found is None or not 1 <= (port := int(found[2] or DNS_PORT)) <= 65535:
         raise Invalid(f"{field}: must be HOST or HOST:PORT; an IPv6 address is in brackets", field=field)
     return found[1].strip("[]"), port
 

@@ -394,6 +394,14 @@ RFC2136 = {
         ("domain", {"domain": "a_b.example.com"}),
         ("domain", {"domain": "a" * 64 + ".example.com"}),
         ("domain", {"domain": TARGET}),
+        (
+            "domain",
+            {
+                "domain": ".".join(["a" * 60] * 4) + ".com",
+                "dns_provider": "rfc2136",
+                "dns_credentials": RFC2136 | {"zone": "a.com"},
+            },
+        ),
         ("dns_provider", {"dns_provider": "cloudflare", "dns_credentials": {"api_token": "hush"}}),
         ("dns_credentials", {"dns_provider": "manual", "dns_credentials": {"api_token": "hush"}}),
         ("dns_credentials", {"dns_credentials": {"api_token": "hush"}}),

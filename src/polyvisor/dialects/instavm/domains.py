@@ -21,7 +21,7 @@ from polyvisor.dialects.instavm.names import DIALECT
 from polyvisor.dialects.instavm.shares import Share
 from polyvisor.dialects.instavm.vms import stamp
 from polyvisor.dialects.instavm.wire import CustomDomainRequest
-from polyvisor.model.domain import Record, address_kind, parse_name
+from polyvisor.model.domain import LONGEST, Record, address_kind, parse_name
 from polyvisor.model.faults import Exists, Fault, Invalid, NotFound, OverQuota, Unsupported
 from polyvisor.model.foreign import Row
 from polyvisor.model.ids import ProjectId
@@ -110,6 +110,8 @@ def admit(call: Call, body: CustomDomainRequest, where: str = "") -> Wanted:
     name = parse_name(body.domain, f"{where}domain")
     if name in (call.settings.domains, call.settings.share_host.lower()):
         raise Invalid(f"{where}domain: is this server's own", field=f"{where}domain")
+    if len(_AT + name) > LONGEST:
+        raise Invalid(f"{where}domain: is too long for a TXT record below it", field=f"{where}domain")
     provider, credentials = providers.admit(body.dns_provider, body.dns_credentials, name, where)
     return Wanted(name, provider, credentials, where)
 

@@ -47,6 +47,8 @@ def refusal(request: h11.Request, host: str, opening: Opening) -> tuple[int, str
     names = {name for name, _ in request.headers}
     if {b"content-length", b"transfer-encoding"} <= names:  # who reads the other one sees two requests
         return _BAD_REQUEST, "the body has two lengths"
+    if any(name == b"upgrade" and b"h2c" in value.lower() for name, value in request.headers):
+        return _BAD_REQUEST, "HTTP/2 is not handed on"
     named = next((value for name, value in request.headers if name == b"host"), b"").decode("latin-1").lower()
     if named.removesuffix(":443").rstrip(".") != host:
         return _MISDIRECTED, "the request is for another host than the connection"
@@ -86,14 +88,10 @@ def veiled(headers: h11._headers.Headers, opening: Opening) -> list[tuple[bytes,
 
 def _without(text: bytes, opening: Opening) -> bytes:
     """The text with words for all values, however these are written; the longest first, which may hold others."""
-    hidden = [(form, word) for value, word in (*_paths(opening), *opening.hidden) for form in _forms(value)]
-    for form, word in sorted(hidden, key=lambda pair: -len(pair[0])):
-        text = text.replace(form, word)
-    return text
-
-
-def _paths(opening: Opening) -> list[tuple[bytes, bytes]]:
-    return [(value, word) for word, value in opening.path]
+    pairs = [*((value, word) for word, value in opening.path), *opening.hidden]
+    words = {form: word for value, word in reversed(pairs) for form in _forms(value)}
+    some = b"|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    return re.sub(some, lambda found: words[found[0]], text) if some else text
 
 
 def _forms(value: bytes) -> list[bytes]:
