@@ -21,6 +21,7 @@ from polyvisor.model.host import Blueprint
 from polyvisor.model.network import Network
 
 ZONE = "polyvisor.internal"
+_OPEN = 10_000  # questions that others have not answered yet; with 150, as it has them, one guest keeps all from asking
 _KINDS = ("hosts", "names", "options")  # reservations and records per instance, options per project
 
 
@@ -65,7 +66,7 @@ class Names:
             f"--hostsdir={self._told / 'names'}", f"--dhcp-leasefile={self._leases}", "--dhcp-authoritative",
             "--dhcp-ignore-names", f"--dhcp-option=option:router,{network.gateway}",
             f"--dhcp-option=option:dns-server,{network.gateway}",
-            f"--local=/{ZONE}/", "--domain-needed", "--bogus-priv",
+            f"--local=/{ZONE}/", "--domain-needed", "--bogus-priv", f"--dns-forward-max={_OPEN}",
         ]  # fmt: skip
 
     async def start(self, known: Iterable[Blueprint]) -> None:

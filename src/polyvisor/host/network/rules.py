@@ -23,6 +23,8 @@ ALONE = "alone"
 ASKS = 0x70760002  # the mark of what a guest asks a resolver of its own
 LED = 0x70760003  # the mark of what a guest says to others, and is led to who puts credentials in
 _BURST = 256 * 1024  # bytes; a packet that is not cut yet has 64 KiB
+_QUESTIONS = "rate over 100/second burst 500 packets"  # of one guest's to the resolver of all, which has a few thousand
+_CALLS_TO_IT = 4  # connections likewise: it takes twenty
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,14 @@ def _inet(network: Network, bridge: str) -> str:
 table inet {TABLE} {{}}
 delete table inet {TABLE}
 table inet {TABLE} {{
+  set asking {{ type ipv4_addr; size 65535; flags dynamic,timeout; timeout 10s; }}
+  set calling {{ type ipv4_addr; size 65535; flags dynamic; }}
   chain input {{
     type filter hook input priority filter; policy accept;
+    iifname "{bridge}" ip daddr {network.gateway} udp dport 53 add @asking {{ ip saddr limit {_QUESTIONS} }} drop
     iifname "{bridge}" ct state established,related accept
+    iifname "{bridge}" ip daddr {network.gateway} tcp dport 53 ct state new \
+      add @calling {{ ip saddr ct count over {_CALLS_TO_IT} }} drop
     iifname "{bridge}" ip daddr {{ {network.gateway}, 255.255.255.255 }} udp dport {{ 53, 67 }} accept
     iifname "{bridge}" ip daddr {network.gateway} tcp dport 53 accept
     iifname "{bridge}" ip daddr {network.gateway} ct mark {{ {ASKS}, {LED} }} accept
