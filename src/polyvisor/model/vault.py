@@ -212,6 +212,8 @@ def _check_headers(auth: Auth, field: str) -> None:
     where = f"{field}.headers"
     if len(auth.headers) > MOST_HEADERS:
         raise Invalid(f"{where}: there are more than {MOST_HEADERS}", field=where)
+    if len({name.lower() for name, _ in auth.headers}) < len(auth.headers):
+        raise Invalid(f"{where}: one of them is there twice", field=where)
     if sum(len(_NAMED.findall(value)) for _, value in auth.headers) > MOST_HEADERS:
         raise Invalid(f"{where}: name credentials more than {MOST_HEADERS} times", field=where)
     for name, value in auth.headers:

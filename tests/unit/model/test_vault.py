@@ -83,6 +83,8 @@ def test_headers_name_few_credentials() -> None:
     with pytest.raises(Invalid, match="more than 16 times"):
         check_auth(Auth(AuthKind.CUSTOM, headers=(("A", "{{K}}" * 9), ("B", "{{K}}" * 8))))
     check_auth(Auth(AuthKind.CUSTOM, headers=(("A", "{{K}}" * 9), ("B", "{{K}}" * 7))))
+    with pytest.raises(Invalid, match="there twice"):
+        check_auth(Auth(AuthKind.CUSTOM, headers=(("X-A", "{{K}}"), ("x-a", "b"))))
 
 
 def test_a_guest_is_told_names_alone() -> None:
