@@ -71,6 +71,8 @@ RECORDED: Mapping[str, Mapping[str, str]] = {
     },
     "registry": {"put": "image.receive"},
     "pushes": {"create": "image.push"},
+    "builds": {"create": "image.build", "cancel": "build.cancel"},
+    "builders": {"create": "builder.create", "prune": "builder.prune", "delete": "builder.delete"},
     "reclaim": {"reclaim": "host.reclaim"},
     "projects": {"create": "project.create", "update": "project.update", "delete": "project.delete"},
     "users": {"create": "user.create", "update": "user.update", "delete": "user.delete"},

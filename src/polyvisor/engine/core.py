@@ -12,6 +12,9 @@ from polyvisor.engine.allowance import AllowanceEngine
 from polyvisor.engine.appliances import AppliancesEngine
 from polyvisor.engine.audit import RECORDED, AuditEngine, watch
 from polyvisor.engine.bindings import BindingsEngine
+from polyvisor.engine.builders import BuildersEngine
+from polyvisor.engine.building import Works
+from polyvisor.engine.builds import BuildsEngine
 from polyvisor.engine.code import CodeEngine
 from polyvisor.engine.courier import CourierEngine
 from polyvisor.engine.derived import DerivedEngine
@@ -56,6 +59,7 @@ from polyvisor.engine.users import GrantsEngine, UsersEngine
 from polyvisor.engine.vaults import VaultsEngine
 from polyvisor.engine.volumes import VolumesEngine
 from polyvisor.engine.waits import Waits
+from polyvisor.engine.workshop import Workshop
 from polyvisor.model.compression import AS_IT_IS, Packing
 from polyvisor.model.faults import Throttled, Unauthenticated
 from polyvisor.model.ids import InstanceId
@@ -90,6 +94,7 @@ class Engine:
         seal: Seal | None = None,
         authority: Authority | None = None,
         openings: Openings | None = None,
+        build_secrets: Path | None = None,
     ) -> None:
         self.clock = clock
         self.ends: list[Callable[[], Awaitable[None]]] = []  # of what dialects have under way, when the server goes
@@ -108,6 +113,7 @@ class Engine:
         self.media = MediaEngine(host, self.pools, maker)
         self.appliances = AppliancesEngine(host, self.media)
         self._reach_in(store, host, waits)
+        self._build(store, host, build_secrets)
         self.vaults = VaultsEngine(store, clock, seal)
         self.bindings = BindingsEngine(store, host, self.instances, waits, authority, openings)
         self.streams.supply = self.bindings.supply
@@ -139,6 +145,14 @@ class Engine:
         self.files = FilesEngine(store, host, self.instances, self.streams, self.volumes)
         self.screens = ScreensEngine(host, self.instances)
         self.terminals = TerminalsEngine(self.streams, self.instances)
+
+    def _build(self, store: Store, host: Host, secrets: Path | None) -> None:
+        """What images are made of instructions with."""
+        self.workshop = Workshop(self.instances, self.power)
+        works = Works(host, self.images, self.volumes, self.streams, self.workshop)
+        self.builders = BuildersEngine(store, self.volumes, self.clock)
+        self.builds = BuildsEngine(store, self.images, works, self.builders, self.clock, secrets)
+        self.ends += [self.builds.close, self.builders.close]
 
     def _watch_over(self, store: Store, host: Host, clock: Callable[[], datetime], reclaim: Policy) -> None:
         """What running machines have of memory, and how they are."""

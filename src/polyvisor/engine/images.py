@@ -23,7 +23,7 @@ from polyvisor.ports.host import Host
 from polyvisor.ports.images import Progress
 from polyvisor.ports.store import Store, Unit
 
-BUILT_IN = ("busybox", "debian-12", "standard")
+BUILT_IN = ("busybox", "debian-12", "standard", "image-builder")
 OPERATORS = ProjectId("")  # images of this owner may be used by every project
 RESERVE = 512 * MIB
 """What uploads leave free on the disk: machines and records live there too."""

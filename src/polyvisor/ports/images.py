@@ -59,6 +59,12 @@ class Images(Protocol):
         :raise NoCapacity: the disk is full. :raise Invalid, Forbidden, TimedOut:
         """
 
+    def archived(self, digest: Digest) -> AbstractAsyncContextManager[Path]:
+        """An image as an OCI layout of one layer, in a tar that is there as long as this is held.
+
+        :raise NotFound: no such image. :raise Unsupported: it is a disk. :raise NoCapacity:
+        """
+
     async def import_archive(self, path: Path, name: str, progress: Progress) -> Image:
         """The image in a `docker save` tar, an OCI layout (tar or directory), a qcow2 or a raw disk.
 

@@ -31,7 +31,14 @@ from polyvisor.model.network import HostNic, Network, NetworkMode
 from polyvisor.model.reclaim import DEFAULT_FLOOR, Policy
 from polyvisor.model.units import parse_duration, parse_size
 from polyvisor.model.volume import DEFAULT_POOL
-from polyvisor.server.dialects import HanzoConfig, InstavmConfig, OsImageConfig, VariantConfig, VelocityConfig
+from polyvisor.server.dialects import (
+    HanzoConfig,
+    HypemanConfig,
+    InstavmConfig,
+    OsImageConfig,
+    VariantConfig,
+    VelocityConfig,
+)
 
 _PREFIX = "POLYVISOR_"
 T = TypeVar("T")
@@ -232,6 +239,7 @@ class Config:
     pools: Mapping[str, PoolConfig] = field(default_factory=dict)
     nics: Mapping[str, NicConfig] = field(default_factory=dict)
     hanzo: HanzoConfig = field(default_factory=HanzoConfig)
+    hypeman: HypemanConfig = field(default_factory=HypemanConfig)
     os_images: Mapping[str, OsImageConfig] = field(default_factory=dict)
 
     def hanzo_settings(self) -> HanzoSettings:
@@ -353,6 +361,7 @@ def load(file: Path | None, flags: Mapping[str, str | None]) -> Config:
     config.places("")
     config.host_nics()
     config.hanzo_settings()
+    config.hypeman.secrets()
     parse_size(config.images.largest, "images.largest")
     if not 0 <= config.templates.pool <= MOST_SPARES:
         raise Invalid(f"templates.pool: must be 0 to {MOST_SPARES}", field="templates.pool")

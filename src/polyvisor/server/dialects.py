@@ -33,6 +33,23 @@ class VelocityConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HypemanConfig:
+    """`build_secrets`: the directory of the secrets that builds may name; empty: there are none."""
+
+    build_secrets: str = ""
+
+    def secrets(self) -> Path | None:
+        """:raise Invalid: it is not there."""
+        if not self.build_secrets:
+            return None
+        path = Path(self.build_secrets)
+        if not path.is_absolute() or not path.is_dir():
+            text = "hypeman.build_secrets: must be the absolute path of a directory that exists"
+            raise Invalid(text, field="hypeman.build_secrets")
+        return path
+
+
+@dataclass(frozen=True, slots=True)
 class InstavmConfig:
     """`image` is what VMs are made of that name no `image_variant`, `max_lifetime` the longest that one may be asked to
     live (0: no limit), `ssh_host` where clients are told to find the SSH gateway, `share_host` where shares are told to

@@ -129,12 +129,16 @@ async def running(config: Config) -> AsyncIterator[Parts]:
             seal=seal,
             authority=authority,
             openings=openings,
+            build_secrets=config.hypeman.secrets(),
         )
         reconciler = Reconciler(store, host, utc_now)
         await reconciler.start()
         chores: list[asyncio.Task[None]] = []
         try:
-            for noun in (engine.volumes, engine.snapshots, engine.templates, engine.ingresses, engine.bindings):
+            for noun in (
+                engine.volumes, engine.snapshots, engine.templates, engine.ingresses, engine.bindings, engine.builders,
+                engine.builds,
+            ):  # fmt: skip
                 await noun.recover()
             await engine.power.autostart(SYSTEM)
             chores.append(asyncio.create_task(engine.keeper.run(), name="keeper"))

@@ -192,8 +192,6 @@ async def test_the_server_says_what_it_is(sdk: AsyncHypeman, http: httpx.AsyncCl
         answer = await http.post("/resources/memory/reclaim", json=body)
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
     assert await sdk.devices.list() == []
-    later = await http.post("/builders", json={})
-    assert (later.status_code, later.json()["code"]) == (501, "not_implemented")
 
 
 def tarball(*files: tuple[str, bytes]) -> bytes:

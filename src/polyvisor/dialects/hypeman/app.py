@@ -10,13 +10,13 @@ from polyvisor.dialects.hypeman import (
     describe,
     errors,
     exec,
+    routes_builders,
     routes_builds,
     routes_copies,
     routes_guests,
     routes_images,
     routes_ingresses,
     routes_instances,
-    routes_later,
     routes_pushes,
     routes_registry,
     routes_snapshots,
@@ -30,7 +30,8 @@ from polyvisor.engine import Engine
 
 _MODULES = (
     routes_system, routes_instances, waiting, routes_guests, routes_copies, routes_snapshots, routes_images,
-    routes_volumes, routes_ingresses, routes_pushes, routes_later, routes_builds, describe,
+    routes_volumes, routes_ingresses, routes_pushes, routes_builds,
+    routes_builders, describe,
 )  # fmt: skip
 ROWS: tuple[Route, ...] = tuple(row for module in _MODULES for row in module.routes.rows)
 describe.describe_rows(ROWS)

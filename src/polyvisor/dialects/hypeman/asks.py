@@ -434,6 +434,42 @@ class ListTagged(Query):
     tags: Tags | None = None
 
 
+# -- builds --------------------------------------------------------------------------------------------------------
+
+
+class CreateBuildRequest(Query):
+    """A form: its parts are texts, and `source` a file."""
+
+    dockerfile: str | None = None
+    base_image_digest: str | None = None
+    builder_id: str | None = None
+    cache_scope: str | None = None
+    timeout_seconds: int = 600
+    memory_mb: int = 2048
+    cpus: int = 2
+    image_name: str | None = None
+    secrets: str | None = None
+    is_admin_build: str | None = None
+    global_cache_key: str | None = None
+    tags: str | None = None
+
+
+class BuildSecret(Ask):
+    """A secret that a build may read."""
+
+    id: str
+    env_var: str | None = None
+
+
+class CreateBuilderRequest(Ask):
+    """A new builder."""
+
+    id: str | None = None
+    name: str | None = None
+    disk_size_gb: Annotated[int, Field(ge=1)] | None = None
+    tags: Tags | None = None
+
+
 class MemoryReclaimRequest(Ask):
     """How much memory is wanted back."""
 

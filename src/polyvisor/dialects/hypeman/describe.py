@@ -102,7 +102,18 @@ def _operation(row: Route, path: str) -> dict[str, Any]:
     if row.body is not None:
         schema = {"$ref": _REF.format(model=row.body.__name__)}
         said["requestBody"] = {"required": not row.optional, "content": {"application/json": {"schema": schema}}}
+    if row.form is not None:
+        said["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _form(*row.form)}}}
     return said
+
+
+def _form(model: type[BaseModel], file: str) -> dict[str, Any]:
+    """The fields that it may have, which are texts or numbers, and the file that it has to have."""
+    parts: dict[str, Any] = {file: {"type": "string", "format": "binary"}}
+    for name, part in model.model_json_schema()["properties"].items():
+        parts[name] = {key: value for key, value in part.items() if key not in ("anyOf", "default", "title")}
+        parts[name] |= without_null(part["anyOf"]) if "anyOf" in part else {}
+    return {"type": "object", "required": [file], "properties": parts}
 
 
 def _errors(row: Route) -> list[tuple[int, str]]:

@@ -185,6 +185,8 @@ async def get_volume(call: Call) -> Response:
 @routes.add("DELETE /volumes/{id}", "volume:delete", 204, None, finder=resolve.volume)
 async def delete_volume(call: Call) -> Response:
     """It and what is on it are gone."""
+    if await call.core.builders.holds(call.thing.id):
+        raise Refusal(409, "conflict", "volume is the disk of a builder")
     try:
         await call.core.volumes.delete(call.principal, call.thing.id)
     except Busy as fault:

@@ -60,6 +60,7 @@ Finder = Callable[[Call], Awaitable[Any]]
 class Route:
     """`scope` None: anybody may. `finder` finds what the path names before the handler is called. `optional`: without a
     body it is `{}`. `reply` is what a success says, and `also` are refusals beside the usual ones, for the document.
+    `form`: its body is a form of these fields, which the handler reads, with the file that it names.
     `shadows`: for other methods the path is another row's, which has a wider pattern."""
 
     method: str
@@ -75,6 +76,7 @@ class Route:
     media: str = "application/json"
     shadows: bool = False
     also: tuple[int, ...] = ()
+    form: tuple[type[BaseModel], str] | None = None
 
     @property
     def name(self) -> str:

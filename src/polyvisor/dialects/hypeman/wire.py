@@ -400,6 +400,70 @@ class Push(Reply):
     completed_at: datetime | None = None
 
 
+# -- builds --------------------------------------------------------------------------------------------------------
+
+BuildStatus = Literal["queued", "building", "pushing", "ready", "failed", "cancelled"]
+
+
+class BuildProvenance(Reply):
+    """What an image was built of."""
+
+    base_image_digest: str | None = None
+    source_hash: str | None = None
+    lockfile_hashes: Texts | None = None
+    timestamp: datetime | None = None
+
+
+class Build(Reply):
+    """An image that is built, was, or was not."""
+
+    nullable: ClassVar = frozenset(
+        {
+            "builder_id", "builder_instance_id", "completed_at", "duration_ms", "error", "image_digest", "image_ref",
+            "queue_position", "started_at",
+        }
+    )  # fmt: skip
+    id: str
+    status: BuildStatus
+    tags: Texts | None = None
+    queue_position: int | None = None
+    image_digest: str | None = None
+    image_ref: str | None = None
+    error: str | None = None
+    provenance: BuildProvenance | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    duration_ms: int | None = None
+    builder_instance_id: str | None = None
+    builder_id: str | None = None
+
+
+class BuildEvent(Reply):
+    """What a build said, what has become of it, or that nothing has for a while."""
+
+    type: Literal["log", "status", "heartbeat"]
+    timestamp: datetime
+    content: str | None = None
+    status: BuildStatus | None = None
+
+
+class Builder(Reply):
+    """A disk that builds keep their layers on."""
+
+    nullable: ClassVar = frozenset({"active_build_id", "last_used_at"})
+    id: str
+    name: str | None = None
+    disk_size_gb: int
+    status: Literal["ready", "pruning", "deleting", "error"]
+    tags: Texts | None = None
+    created_at: datetime
+    last_used_at: datetime | None = None
+    max_concurrency: int
+    active_build_id: str | None = None
+    queued_builds: list[str]
+
+
 # -- the server ----------------------------------------------------------------------------------------------------
 
 

@@ -21,10 +21,12 @@ from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.names import DIALECT
 from polyvisor.dialects.instavm.wire import BuildArgs, BuildRequest
 from polyvisor.engine.instances import Until
+from polyvisor.engine.workshop import UP_LIMIT
 from polyvisor.model.faults import Fault, Forbidden, Invalid, NotFound, OverQuota
 from polyvisor.model.foreign import Foreign, Row
 from polyvisor.model.guest import Exec
 from polyvisor.model.ids import ProjectId, mint
+from polyvisor.model.instance import Instance
 from polyvisor.model.principal import Action
 from polyvisor.model.request import Create
 from polyvisor.model.snapshot import Snapshot
@@ -35,7 +37,7 @@ log = logging.getLogger("polyvisor.instavm")
 BUILD = "build"
 BUILDING, READY, FAILED = "building", "ready", "failed"
 _PREFIX = "snap_"
-_UP_LIMIT, _STEP_LIMIT = 900.0, Seconds(1500.0)
+_STEP_LIMIT = Seconds(1500.0)
 _AT_ONCE, _WAITING = 2, 20
 _TAIL = 1500  # characters of what a step said that are kept of a failure
 _PACKAGE = re.compile(r"[A-Za-z0-9@][A-Za-z0-9@._+:/=<>~!^,\[\]-]*")
@@ -187,24 +189,20 @@ class Builds:
         await _save(call, replace(build, instance=""))
 
     async def _made(self, call: Call, build: Build, wanted: Create, steps: Sequence[str]) -> Build:
-        asked = await call.core.instances.create(call.principal, wanted)
-        id = asked.instance.id
-        await _save(call, replace(build, instance=id))
-        try:
-            vms.require_up(await call.core.instances.settle(asked, Until.READY, _UP_LIMIT))
+        async def note(instance: Instance) -> None:
+            await _save(call, replace(build, instance=instance.id))
+
+        async with call.core.workshop.open(call.principal, wanted, note) as instance:
             for step in steps:
                 ended, out, err = await call.core.streams.run(
-                    call.principal, id, Exec(("sh", "-c", step), timeout=_STEP_LIMIT)
+                    call.principal, instance.id, Exec(("sh", "-c", step), timeout=_STEP_LIMIT)
                 )
                 if ended.code != 0:
                     said = (out + err)[-_TAIL:].decode("utf-8", "replace").strip()
                     how = "took too long" if ended.timed_out else f"exit {ended.code}: {said}"
                     raise Invalid(_LOGIN.sub("", f"{step[:200]}: {how}"))
-            await call.core.streams.sync(call.principal, id)
-            made = await _disk_of(call, build, id)
-        finally:
-            with contextlib.suppress(Fault):
-                await call.core.power.delete(call.principal, id)
+            await call.core.streams.sync(call.principal, instance.id)
+            made = await _disk_of(call, build, instance.id)
         return replace(build, status=READY, snapshot=made.id, size=made.size)
 
     async def stop(self, id: str) -> None:
@@ -220,8 +218,7 @@ class Builds:
             if build.status != BUILDING or build.id in self._tasks:
                 continue
             if build.instance:
-                with contextlib.suppress(Fault):
-                    await call.core.power.delete(call.principal, build.instance)
+                await call.core.workshop.clear(build.project, build.instance)
             await _save(call, replace(build, status=FAILED, error="the server was stopped meanwhile", instance=""))
 
     async def close(self) -> None:
@@ -235,7 +232,7 @@ async def _disk_of(call: Call, build: Build, instance: str) -> Snapshot:
     foreign = Foreign(DIALECT, json.dumps({"build": build.id}))
     taken = await call.core.snapshots.create(call.principal, instance, foreign=foreign)
     await _save(call, replace(build, instance=instance, snapshot=taken.snapshot.id))
-    return await call.core.snapshots.settle(taken, Until.LAUNCHED, _UP_LIMIT)
+    return await call.core.snapshots.settle(taken, Until.LAUNCHED, UP_LIMIT)
 
 
 async def _save(call: Call, build: Build) -> None:

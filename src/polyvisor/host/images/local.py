@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from polyvisor.host.images import busybox, debian, disks, fetch, outward, ova, provided, standard
+from polyvisor.host.images import builder, busybox, debian, disks, fetch, outward, ova, provided, standard
 from polyvisor.host.images.addresses import addresses, is_public, split
 from polyvisor.host.images.bounds import Bounds
 from polyvisor.host.images.catalog import FILES, Catalog, settle
@@ -39,7 +39,7 @@ from polyvisor.model.push import Login, Sent
 from polyvisor.model.units import Bytes
 from polyvisor.ports.images import Contents, Progress
 
-BUILT_IN = (busybox.NAME, debian.NAME, standard.NAME)
+BUILT_IN = (busybox.NAME, debian.NAME, standard.NAME, builder.NAME)
 DOWNLOADS = 8
 """Fetches at one time; others wait."""
 
@@ -160,6 +160,15 @@ class LocalImages:
             way = fetch.Way(work, self._arch, walled)
             squashfs = self._catalog.path(image.id)
             return await outward.send(image, squashfs, name, way, plain=plain, login=login)
+
+    @asynccontextmanager
+    async def archived(self, digest: Digest) -> AsyncIterator[Path]:
+        """See `ports.images.Images.archived`."""
+        image = self._catalog.get(parse_digest(digest))
+        if image.kind is not ImageKind.ROOT:
+            raise Unsupported("image: a disk has no layers", field="image")
+        async with self._work() as work:
+            yield await in_thread(outward.archive, image, self._catalog.path(image.id), work, self._arch)
 
     async def _share(
         self, key: str, name: str, progress: Progress, work: Callable[[_Flight], Awaitable[Image]]
@@ -362,6 +371,8 @@ class LocalImages:
             return busybox.recipe(busybox.binary()), self._busybox
         if name == standard.NAME:
             return standard.recipe(), self._standard
+        if name == builder.NAME:
+            return builder.recipe(), self._builder
         return debian.recipe(), self._debian
 
     async def _busybox(self, recipe: str, progress: Progress) -> Image:
@@ -375,6 +386,11 @@ class LocalImages:
         async with self._work() as work:
             made = await self._squash(await standard.layers(work, progress), work, progress)
             return await self._made(made, standard.NAME, standard.CONFIG, recipe, progress)
+
+    async def _builder(self, recipe: str, progress: Progress) -> Image:
+        async with self._work() as work:
+            made = await self._squash(await builder.layers(work, progress), work, progress)
+            return await self._made(made, builder.NAME, builder.CONFIG, recipe, progress)
 
     async def _made(self, made: Path, name: str, config: ImageConfig, recipe: str, progress: Progress) -> Image:
         digest = await in_thread(disks.digest, made)

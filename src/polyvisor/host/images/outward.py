@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from polyvisor.host.images.fetch import DENIED, Way, skopeo
+from polyvisor.host.images.overlay import Overlay
 from polyvisor.host.images.room import full, says_full
 from polyvisor.host.images.threads import in_thread
 from polyvisor.host.images.tools import need
@@ -99,6 +100,24 @@ def _lay_out(image: Image, squashfs: Path, place: Path, arch: str) -> Bytes:
     (place / "manifest.json").write_bytes(json.dumps(manifest, sort_keys=True).encode())
     (place / "version").write_text(_VERSION)
     return Bytes(size)
+
+
+def archive(image: Image, squashfs: Path, work: Path, arch: str) -> Path:
+    """The same as an OCI layout, in a tar. Blocking. :raise NoCapacity, Unsupported:"""
+    place, out = work / "outward", work / "layout.tar"
+    _lay_out(image, squashfs, place, arch)
+    manifest = (place / "manifest.json").read_bytes()
+    (place / "manifest.json").rename(place / _hex(manifest))
+    (place / "version").unlink()
+    index = {"schemaVersion": 2, "manifests": [_named(f"{_OCI}.manifest.v1+json", _hex(manifest), len(manifest))]}
+    with Overlay(out) as tree:
+        tree.file("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}))
+        tree.file("index.json", json.dumps(index))
+        tree.directory("blobs")
+        tree.directory("blobs/sha256")
+        for blob in sorted(place.iterdir()):
+            tree.copy(f"blobs/sha256/{blob.name}", blob)
+    return out
 
 
 class _Layer:

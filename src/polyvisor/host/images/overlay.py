@@ -26,6 +26,12 @@ class Overlay:
         data = content.encode() if isinstance(content, str) else content
         self._add(name, tarfile.REGTYPE, mode, data=data)
 
+    def copy(self, name: str, source: Path) -> None:
+        with source.open("rb") as file:
+            info = tarfile.TarInfo(name)
+            info.size = source.stat().st_size
+            self._tar.addfile(info, file)
+
     def link(self, name: str, target: str) -> None:
         self._add(name, tarfile.SYMTYPE, 0o777, target=target)
 

@@ -49,12 +49,13 @@ _FILES = {
     ),
     "etc/apt/apt.conf.d/90polyvisor": 'APT::Install-Recommends "false";\nAcquire::Languages "none";\n',
 }
-_GONE = (
+GONE = (
     "etc/apt/apt.conf.d/.wh.99mmdebstrap", "etc/apt/sources.list.d/.wh..wh..opq", "var/log/.wh.apt",
     "var/log/.wh.dpkg.log", "var/log/.wh.alternatives.log", "var/log/.wh.bootstrap.log", "var/cache/apt/.wh..wh..opq",
     "var/lib/apt/lists/.wh..wh..opq", "etc/.wh.passwd-", "etc/.wh.group-", "etc/.wh.shadow-", "etc/.wh.gshadow-",
     "var/lib/dbus/.wh.machine-id",
 )  # fmt: skip
+"""What of a tree that was made here would tell of this machine, or must not be shared between machines."""
 
 
 def recipe() -> str:
@@ -79,7 +80,7 @@ def _write_overlay(path: Path, sources: Sequence[Source]) -> None:
     with Overlay(path) as tree:
         tree.directory("dev")
         tree.directory("app", 0o777)  # code runs as root, who comes by SSH may be somebody else
-        for name in _GONE:
+        for name in GONE:
             tree.file(name, "")
         for name, content in _FILES.items():
             tree.file(name, content)

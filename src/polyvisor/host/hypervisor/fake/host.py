@@ -247,7 +247,7 @@ class FakeImages:
     async def vet(self, reference: str, *, trusted: bool) -> str:
         """See Images. No registry is known for short names."""
         found = parse_reference(reference)
-        if not found.registry and found.short not in ("busybox", "debian-12", "standard"):
+        if not found.registry and found.short not in ("busybox", "debian-12", "standard", "image-builder"):
             raise NotFound(f"image: no image {reference[:120]!r}", field="image", subject=reference)
         return found.short
 
@@ -313,6 +313,16 @@ class FakeImages:
             raise self.refuse.pop(0)
         self.pushed.append((target, login))
         return Sent(1, Bytes(1))
+
+    @asynccontextmanager
+    async def archived(self, digest: Digest) -> AsyncIterator[Path]:
+        """See Images. There is nothing in it."""
+        out = self._folder / f"archived-{uuid4().hex}"
+        try:
+            out.write_bytes(b"")
+            yield out
+        finally:
+            out.unlink(missing_ok=True)
 
     async def import_archive(self, path: Path, name: str, progress: Progress) -> Image:
         """See Images."""
