@@ -21,7 +21,7 @@ import schemathesis
 from schemathesis import Case, CheckContext, HookContext, Response, SerializationContext
 from schemathesis.core.failures import Failure
 
-from fuzz.stock import IMAGE, INSTANCES, VOLUMES
+from fuzz.stock import BUILDERS, IMAGE, INSTANCES, SOURCE, VOLUMES
 
 _STOCK, _TOLD = Path(os.environ["FUZZ_STOCK"]), Path(os.environ["FUZZ_TOLD"])
 _DURATION = re.compile(r"\+?[0-9.]+(ns|us|µs|ms|s|m|h)")
@@ -33,8 +33,8 @@ def _chance(*of: Any) -> int:
     return zlib.crc32(repr(of).encode("utf-8", "backslashreplace"))
 
 
-def _snapshots() -> list[str]:
-    found: list[str] = json.loads(_STOCK.read_text())["snapshots"]
+def _noted(kind: str) -> list[str]:
+    found: list[str] = json.loads(_STOCK.read_text())[kind]
     return found or ["none"]
 
 
@@ -45,7 +45,11 @@ def _names(parameter: str, path: str) -> list[str]:
     if parameter == "name":
         return list(_IMAGES)
     if parameter in ("snapshotId", "snapshot") or path.startswith("/snapshots/"):
-        return _snapshots()
+        return _noted("snapshots")
+    if path.startswith("/builds/"):
+        return _noted("builds")
+    if path.startswith("/builders/"):
+        return list(BUILDERS)
     if parameter in ("volumeId", "volume") or path.startswith("/volumes/"):
         return list(VOLUMES)
     return list(INSTANCES)
@@ -68,6 +72,8 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         _harmless(case.body, chance)
         if chance // 7 % 3:
             _sensible(case.body, chance)
+        if chance // 7 % 3 and isinstance(case.body.get("source"), bytes):
+            _buildable(case.body)
 
 
 def _harmless(body: dict[str, Any], chance: int) -> None:
@@ -78,6 +84,15 @@ def _harmless(body: dict[str, Any], chance: int) -> None:
         match = rule.get("match") if isinstance(rule, dict) else None
         if isinstance(match, dict):
             match["port"] = 38080 + chance % 3
+
+
+def _buildable(body: dict[str, Any]) -> None:
+    """A form that becomes a build."""
+    body["source"] = SOURCE
+    for name in ("secrets", "tags", "cache_scope", "global_cache_key", "is_admin_build", "base_image_digest"):
+        body.pop(name, None)
+    body |= {"builder_id": BUILDERS[0]} if "builder_id" in body else {}
+    body |= {"image_name": "fuzz/built:latest"} if "image_name" in body else {}
 
 
 def _sensible(body: dict[str, Any], chance: int) -> None:
@@ -136,11 +151,12 @@ def _write() -> None:
 
 @schemathesis.check
 def told_properly(context: CheckContext, response: Response, case: Case[Any]) -> None:
-    """A status that the document has, or a refusal in the shape of one; and events whose data are texts."""
+    """A status that the document has, or a refusal in the shape of one; events of texts, or of objects for builds."""
     if response.headers.get("content-type", [""])[0].startswith("text/event-stream"):
         lines = response.content.decode().splitlines()
         texts = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
-        assert all(isinstance(text, str) for text in texts), lines[:3]
+        kind = dict if case.path.startswith("/builds") else str
+        assert all(isinstance(text, kind) for text in texts), lines[:3]
     if case.operation.responses.get(str(response.status_code)) or response.status_code == 405:
         return
     where = f"{response.status_code} {case.method} {case.path}"

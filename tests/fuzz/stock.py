@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import tarfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,23 @@ import httpx
 
 INSTANCES = {"fuzz-running": "Running", "fuzz-also": "Running", "fuzz-asleep": "Standby", "fuzz-stopped": "Stopped"}
 VOLUMES = ("fuzz-volume", "fuzz-held", "fuzz-spare")
+BUILDERS = ("fuzz-builder", "fuzz-cache")
 IMAGE = "busybox"
 MOST = 25  # of each kind
 _PAUSE = 0.5
+
+
+def _archive() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        info = tarfile.TarInfo("Dockerfile")
+        info.size = len(b"FROM busybox\n")
+        archive.addfile(info, io.BytesIO(b"FROM busybox\n"))
+    return out.getvalue()
+
+
+SOURCE = _archive()
+"""Of a build."""
 
 
 class Stock:
@@ -36,6 +52,7 @@ class Stock:
         self._volumes()
         self._instances()
         self._thin("/ingresses", self._list("/ingresses"))
+        builds = self._builds()
         snapshots = self._list("/snapshots")
         self._thin("/snapshots", snapshots)
         if len(snapshots) < 3:
@@ -44,8 +61,19 @@ class Stock:
         if not self._list("/images"):
             self._http.post("/images", json={"name": IMAGE})
         part = self._file.with_suffix(".part")
-        part.write_text(json.dumps({"snapshots": [one["id"] for one in snapshots]}))
+        part.write_text(json.dumps({"snapshots": [one["id"] for one in snapshots], "builds": builds}))
         part.rename(self._file)  # it is read at any time
+
+    def _builds(self) -> list[str]:
+        """The builds of a run, one of which goes on for a while; and builders."""
+        builders = self._list("/builders")
+        self._thin("/builders", builders)
+        for id in {*BUILDERS} - {one["id"] for one in builders}:
+            self._http.post("/builders", json={"id": id, "name": id, "disk_size_gb": 1})
+        builds = self._list("/builds")
+        if all(one["completed_at"] for one in builds):
+            self._http.post("/builds", data={"dockerfile": "FROM busybox\nRUN sleep 5"}, files={"source": SOURCE})
+        return [one["id"] for one in builds[:5]]
 
     def _list(self, path: str) -> list[dict[str, Any]]:
         answer = self._http.get(path)
@@ -53,7 +81,7 @@ class Stock:
         return found
 
     def _thin(self, path: str, things: list[dict[str, Any]]) -> None:
-        others = [one for one in things if not str(one["name"] or "").startswith("fuzz-")]
+        others = [one for one in things if not str(one.get("name") or "").startswith("fuzz-")]
         for one in others[: max(0, len(others) - MOST)]:
             self._http.delete(f"{path}/{quote(one['id'], safe='')}")
 
