@@ -94,7 +94,7 @@ async def test_a_dockerfile_becomes_an_image_that_runs(machines: Machines) -> No
     vm = await machines.make(image=done.image_ref)
     script = "cat /made /hello /count; stat -c %u /hello; echo $GREETING; ls /run/secrets 2>/dev/null; true"
     assert await machines.say(vm.id, script) == f"in a stage\nhi\n{len(SECRET)}\n0\nsalut"
-    image = await machines.sdk.images.get("team%2Fapp:v1")
+    image = await machines.sdk.images.get("team/app:v1")
     assert image.digest == done.image_digest
 
 

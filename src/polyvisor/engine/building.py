@@ -34,7 +34,7 @@ LARGEST = 32 * GIB
 """Of the archive of a finished image."""
 SCRATCH = Bytes(20 * GIB)
 """The disk of a build that has no builder; what is not written takes no room."""
-_DISK = Bytes(20 * GIB)
+_DISK = Bytes(10 * GIB)
 _STORE = "/var/lib/containers"
 _CONTEXT, _SOURCE, _DOCKERFILE = "/build/context", "/build/source.tar.gz", "/build/Dockerfile"
 _BASE, _RESULT, _TAG = "/build/base.tar", "/build/result.tar", "localhost/result"

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from polyvisor.model.build import Build, BuildId, BuildNews, BuildState, Provenance
@@ -16,7 +17,8 @@ from polyvisor.model.ids import InstanceId
 
 TABLE = "builds"
 """Whose rows ours are: no dialect is called so."""
-_MOST_LINES = 5000
+_MOST_LINES, _MOST_CHARACTERS = 5000, 1_000_000
+_SHORTEST_SECRET = 4  # less is found everywhere, and hides nothing
 _HIDDEN = "***"
 
 
@@ -26,8 +28,9 @@ class Log:
     def __init__(self, clock: Callable[[], datetime], secrets: Iterable[str] = ()) -> None:
         self._clock = clock
         lines = {line.strip() for value in secrets for line in value.splitlines()}
-        self._secrets = sorted(filter(None, lines), key=len, reverse=True)
-        self._news: deque[BuildNews] = deque(maxlen=_MOST_LINES)
+        self._secrets = sorted((one for one in lines if len(one) >= _SHORTEST_SECRET), key=len, reverse=True)
+        self._news: deque[BuildNews] = deque()
+        self._size = 0  # characters of their lines
         self._count = 0  # of all that there were
         self._more = asyncio.Event()
         self._closed = False
@@ -49,6 +52,9 @@ class Log:
     def _add(self, news: BuildNews) -> None:
         self._news.append(news)
         self._count += 1
+        self._size += len(news.line or "")
+        while len(self._news) > _MOST_LINES or self._size > _MOST_CHARACTERS:
+            self._size -= len(self._news.popleft().line or "")
         self._wake()
 
     def close(self) -> None:
@@ -64,10 +70,11 @@ class Log:
         """All of it; with `follow` what is still to come, and after each `pause` without any that there was none."""
         seen = 0
         while True:
-            first = self._count - len(self._news)
-            for one in list(self._news)[max(0, seen - first) :]:
+            new, seen, more = self._count - seen, self._count, self._more
+            for one in list(islice(reversed(self._news), new))[::-1]:
                 yield one
-            seen, more = self._count, self._more
+            if follow and self._count != seen:  # more came while these were taken
+                continue
             if self._closed or not follow:
                 return
             try:

@@ -63,7 +63,7 @@ class BuildsEngine:
         self._clock = clock
         self._secrets = secrets
         self._jobs: dict[BuildId, _Job] = {}  # oldest first
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._room, self._looks = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
         self._aside: set[asyncio.Task[None]] = set()
         self.heartbeat = _HEARTBEAT
         builders.open_on = self.open_on
@@ -89,7 +89,8 @@ class BuildsEngine:
         part = self._images.uploads / mint()
         try:
             await self._images.receive(part, chunks, LARGEST_SOURCE, length)
-            source = await asyncio.to_thread(look, part)
+            async with self._looks:
+                source = await asyncio.to_thread(look, part)
             task = Task(build, ask, part, _instructions(ask, source), (), values)
             task = replace(task, bases=bases_of(task.dockerfile))
             build = replace(build, provenance=Provenance(source.digest, source.locks))

@@ -180,7 +180,7 @@ async def test_volumes_that_cannot_be_made(sdk: AsyncHypeman, http: httpx.AsyncC
 async def test_the_server_says_what_it_is(sdk: AsyncHypeman, http: httpx.AsyncClient) -> None:
     can = await sdk.capabilities.get()
     assert (can.server.api_version, can.default_runtime.name, can.network.guest_to_guest) == ("0.3.0", "qemu", False)
-    assert {"instances", "exec", "logs"} <= set(can.features)
+    assert {"instances", "builds", "exec", "logs"} <= set(can.features)
     made = await make(sdk)
     has = await sdk.resources.get()
     assert has.cpu.type == "cpu" and has.memory.capacity > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import io
@@ -81,6 +82,38 @@ def test_a_bomb_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sources, "_MOST", 1)
     with pytest.raises(Invalid, match="members"):
         look(path)
+
+
+async def test_a_log_has_a_limit() -> None:
+    log = Log(utc_now)
+    for number in range(6000):
+        log.line(str(number))
+    kept = [news.line async for news in log.news(follow=False, pause=1)]
+    assert (len(kept), kept[0], kept[-1]) == (5000, "1000", "5999")
+    log.line("x" * 999_999)
+    kept = [news.line async for news in log.news(follow=False, pause=1)]
+    assert len(kept) == 1
+
+
+async def test_who_follows_a_log_gets_all_of_it_once() -> None:
+    log = Log(utc_now)
+    got: list[str | None] = []
+
+    async def follow() -> None:
+        async for news in log.news(follow=True, pause=0.05):
+            got.append(news.line)
+            await asyncio.sleep(0)
+
+    log.line("0")
+    task = asyncio.create_task(follow())
+    for number in range(1, 50):
+        log.line(str(number))
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.2)
+    log.close()
+    await task
+    assert [one for one in got if one is not None] == [str(number) for number in range(50)]
+    assert None in got  # it was told that nothing was
 
 
 async def test_a_log_is_the_same_after_it_was_written_down() -> None:

@@ -19,7 +19,7 @@ from polyvisor.model.units import Bytes
 
 routes = Routes()
 _MOST = 2**50
-_FEATURES = ["exec", "images", "ingress", "instances", "logs", "volumes"]
+_FEATURES = ["builds", "exec", "images", "ingress", "instances", "logs", "volumes"]
 _RUNTIME_FEATURES = ["balloon-control", "fork", "snapshots", "standby"]
 
 
