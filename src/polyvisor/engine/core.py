@@ -179,6 +179,13 @@ class Engine:
         for noun, verbs in RECORDED.items():
             watch(self.audit, getattr(self, noun), verbs)
 
+    async def recover(self) -> None:
+        """What a server had begun when it ended is done, or undone. Called once, at the server's start."""
+        for noun in (
+            self.volumes, self.snapshots, self.templates, self.ingresses, self.bindings, self.builders, self.builds
+        ):  # fmt: skip
+            await noun.recover()
+
     async def authenticate(self, credential: Credential | None) -> Principal:
         """The caller. :raise Unauthenticated: :raise Throttled: too many passwords were wrong."""
         try:

@@ -135,11 +135,7 @@ async def running(config: Config) -> AsyncIterator[Parts]:
         await reconciler.start()
         chores: list[asyncio.Task[None]] = []
         try:
-            for noun in (
-                engine.volumes, engine.snapshots, engine.templates, engine.ingresses, engine.bindings, engine.builders,
-                engine.builds,
-            ):  # fmt: skip
-                await noun.recover()
+            await engine.recover()
             await engine.power.autostart(SYSTEM)
             chores.append(asyncio.create_task(engine.keeper.run(), name="keeper"))
             chores.append(asyncio.create_task(engine.standby.follow(), name="wake on traffic"))
