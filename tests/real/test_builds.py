@@ -68,15 +68,30 @@ async def built(machines: Machines, dockerfile: str, files: dict[str, str], **fi
     return await sdk.builds.get(made.id), said
 
 
+async def pushed(machines: Machines, target: str) -> str:
+    """The name of an image that only a registry has, which no guest can reach."""
+    sdk = machines.sdk
+    async with asyncio.timeout(120):
+        while (await sdk.images.create(name="busybox")).status != "ready":
+            await asyncio.sleep(0.2)
+        push = await sdk.pushes.create(image="busybox", target=target, insecure=True)
+        while (push := await sdk.pushes.get(push.id)).status != "pushed":
+            assert push.status != "failed", push
+            await asyncio.sleep(0.2)
+    return target
+
+
 async def nothing_left(machines: Machines) -> None:
     """No machine and no disk of a build."""
     assert [one.name for one in await machines.sdk.instances.list() if one.name.startswith("build-")] == []
     assert [one.name for one in await machines.sdk.volumes.list() if one.name.startswith("build-")] == []
 
 
-async def test_a_dockerfile_becomes_an_image_that_runs(machines: Machines) -> None:
-    dockerfile = """
-        FROM busybox AS made
+async def test_a_dockerfile_becomes_an_image_that_runs(machines: Machines, registry: str) -> None:
+    base = await pushed(machines, f"{registry}/base/tools:v1")
+    dockerfile = f"""
+        ARG BASE={base}
+        FROM $BASE AS made
         RUN echo in a stage > /made
 
         FROM busybox
@@ -90,6 +105,7 @@ async def test_a_dockerfile_becomes_an_image_that_runs(machines: Machines) -> No
     done, said = await built(machines, dockerfile, {"hello": "hi\n"}, image_name="team/app:v1", secrets=secrets)
     assert (done.status, done.error, done.image_ref) == ("ready", None, "docker.io/team/app:v1"), said
     assert SECRET not in str(said) and any("***" in line for line in said)
+    assert sum("given by this server, sha256:" in line for line in said) == 2, said
     await nothing_left(machines)
     vm = await machines.make(image=done.image_ref)
     script = "cat /made /hello /count; stat -c %u /hello; echo $GREETING; ls /run/secrets 2>/dev/null; true"
