@@ -29,7 +29,7 @@ READING = {
     "get", "list", "find", "resolve", "earlier", "operation", "operations", "wait", "claim", "held", "usage", "taken",
     "last", "after", "follow", "status", "manifest", "of", "on", "standing", "enter", "shot", "journal", "log_file",
     "console", "exercise", "append", "finish", "instance", "autostart", "accounts", "traffic", "disk_counts", "called",
-    "end", "sync", "run", "warm_up", "used", "credentials", "services", "requests",
+    "end", "sync", "run", "warm_up", "used", "credentials", "services", "requests", "news", "usable", "open",
 }  # fmt: skip
 """Those that read, are a part of one that is recorded, or are what the server does by itself."""
 
