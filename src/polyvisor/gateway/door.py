@@ -16,6 +16,7 @@ import asyncssh
 from polyvisor.engine import Engine
 from polyvisor.engine.streams import Guest, Process
 from polyvisor.gateway.limits import Limits
+from polyvisor.gateway.logins import Login, login_of
 from polyvisor.model.faults import Fault, Forbidden
 from polyvisor.model.ids import InstanceId
 from polyvisor.model.principal import Principal
@@ -38,6 +39,7 @@ class Door(asyncssh.SSHServer):
         self._name = ""
         self._proven: tuple[str, InstanceId] | None = None  # the key's fingerprint, and what it was shown for
         self._let_in = False
+        self._login: Login | None = None
         self._connection: asyncssh.SSHServerConnection | None = None
         self._heard = 0.0
         self._watch: asyncio.Task[None] | None = None
@@ -166,6 +168,12 @@ class Door(asyncssh.SSHServer):
         """The guest, for one session more: asked for each, since rights may go. :raise Fault:"""
         principal, instance = await self._who()
         return await self._engine.streams.guest(principal, instance)
+
+    async def login(self, guest: Guest) -> Login:
+        """Who he is in there, asked for once in a connection. :raise Fault:"""
+        if self._login is None:
+            self._login = await login_of(guest, self._limits.user)
+        return self._login
 
     def enter(self) -> bool:
         """A session begins; False: there are too many."""

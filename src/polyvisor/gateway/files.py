@@ -1,4 +1,5 @@
-"""Files of a guest for SFTP and SCP, by its agent: the guest needs no program for it. All is done as root.
+"""Files of a guest for SFTP and SCP, by its agent: the guest needs no program for it. All is done as root; what is made
+belongs to who came in.
 
 asyncssh's own server is one of this host's files, so every verb of it is answered here, or refused: a test holds the
 two lists together.
@@ -18,6 +19,7 @@ from asyncssh import SFTPAttrs, SFTPName
 
 from polyvisor.engine.streams import Guest
 from polyvisor.gateway.door import Door
+from polyvisor.gateway.logins import Login
 from polyvisor.gateway.openings import Reading, Writing
 from polyvisor.model.faults import Fault, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable, Unsupported
 from polyvisor.model.guest import Change, FileStat
@@ -70,6 +72,7 @@ class GuestFiles(asyncssh.SFTPServer):
         self._entered = door.enter()
         self._guest: Guest | None = None
         self._home = ""
+        self._login = Login()
         self._open: set[Reading | Writing] = set()
         self._turn = asyncio.Lock()
 
@@ -80,7 +83,8 @@ class GuestFiles(asyncssh.SFTPServer):
                 raise Invalid("too many sessions on one connection")
             if self._guest is None:
                 guest = await self._door.guest()
-                for home in _HOMES:
+                self._login = await self._door.login(guest)
+                for home in filter(None, (self._login.home, *_HOMES)):
                     if not self._home and (await guest.stat(home, follow=True)).exists:
                         self._home = home
                 self._guest = guest
@@ -176,7 +180,7 @@ class GuestFiles(asyncssh.SFTPServer):
             if pflags & asyncssh.FXF_WRITE:
                 _check_writing(pflags, found, where)
                 mode = attrs.permissions if attrs.permissions is not None else found.mode if found.exists else 0o644
-                owner = (found.uid, found.gid) if found.exists else (0, 0)
+                owner = (found.uid, found.gid) if found.exists else self._login.owner
                 opened = Writing(guest, where, mode & 0o7777, owner, 0 if pflags & asyncssh.FXF_TRUNC else found.size)
             else:
                 if not found.exists:
@@ -267,6 +271,8 @@ class GuestFiles(asyncssh.SFTPServer):
         """See SFTPServer."""
         mode = 0o755 if attrs.permissions is None else attrs.permissions & 0o7777
         await self._change(path, Change.MKDIR, f"{mode:o}")
+        if self._login.user is not None:
+            await self._change(path, Change.CHOWN, "{}:{}".format(*self._login.owner))
 
     async def rmdir(self, path: bytes) -> None:
         """See SFTPServer."""

@@ -12,6 +12,7 @@ import asyncssh
 
 from polyvisor.engine.streams import Process
 from polyvisor.gateway.door import Door
+from polyvisor.gateway.logins import Login
 from polyvisor.model.faults import Fault
 from polyvisor.model.guest import Exec, Exit, Output
 
@@ -34,7 +35,7 @@ async def run_session(process: asyncssh.SSHServerProcess[bytes]) -> None:
         if not door.enter():
             raise Fault("too many sessions on one connection")
         guest = await door.guest()
-        command = await guest.execute(_ask(process))
+        command = await guest.execute(_ask(process, await door.login(guest)))
         try:
             await _relay(process, command, door)
         finally:
@@ -53,17 +54,19 @@ def _end(process: asyncssh.SSHServerProcess[bytes], text: str) -> None:
     process.exit(_FAILED)
 
 
-def _ask(process: asyncssh.SSHServerProcess[bytes]) -> Exec:
+def _ask(process: asyncssh.SSHServerProcess[bytes], login: Login) -> Exec:
     """The command that is asked for. :raise Fault: a subsystem that is not known here."""
     if process.subsystem:
         raise Fault("there is no such subsystem")
-    env = {name: value for name, value in map(_texts, process.env.items()) if _NAME.fullmatch(name)}
+    said = {name: value for name, value in map(_texts, process.env.items()) if _NAME.fullmatch(name)}
+    env = {**login.env, **said}
     words = _LOGIN if process.command is None else (*_COMMAND, _text(process.command))
     if process.term_type is None:
-        return Exec(words, env, cwd="/")
+        return Exec(words, env, cwd="/", user=login.user)
     cols, rows = process.term_size[:2]
     env["TERM"] = _text(process.term_type) or "xterm"
-    return Exec(words, env, cwd="/", tty=True, cols=_within(cols, _SIZE[0]), rows=_within(rows, _SIZE[1]))
+    cols, rows = _within(cols, _SIZE[0]), _within(rows, _SIZE[1])
+    return Exec(words, env, cwd="/", user=login.user, tty=True, cols=cols, rows=rows)
 
 
 def _within(size: int, usual: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
 import tomllib
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ from polyvisor.server.dialects import (
 )
 
 _PREFIX = "POLYVISOR_"
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 T = TypeVar("T")
 MOST_SPARES = 100  # for each template
 
@@ -190,15 +192,19 @@ class IngressConfig:
 @dataclass(frozen=True, slots=True)
 class SshConfig:
     """`listen` is HOST:PORT of the SSH gateway; port 0 picks a free one, empty: there is none. `idle` is after how long
-    without a word either way a connection is closed; 0: never.
+    without a word either way a connection is closed; 0: never. `user` is who one comes in as, where a guest has such a
+    user; empty: always the user of its image.
     """
 
     listen: str = ""
     idle: str = "4h"
+    user: str = "appuser"
 
     def limits(self) -> Limits:
         """What a connection may do. :raise Invalid:"""
-        return Limits(idle=parse_duration(self.idle, "ssh.idle"))
+        if self.user and not _USER.fullmatch(self.user):
+            raise Invalid("ssh.user: must be the name of a user", field="ssh.user")
+        return Limits(idle=parse_duration(self.idle, "ssh.idle"), user=self.user)
 
 
 @dataclass(frozen=True, slots=True)

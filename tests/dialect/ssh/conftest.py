@@ -73,7 +73,7 @@ async def ssh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ssh]:
     folder = tmp_path_factory.mktemp("ssh")
     async with serving(folder / "data") as served:
         sock = bind("127.0.0.1:0", "ssh.listen")
-        gateway = await open_gateway(served.parts.engine, sock, folder / "data", Limits(), write_private)
+        gateway = await open_gateway(served.parts.engine, sock, folder / "data", Limits(user="appuser"), write_private)
         made = Ssh(served, gateway, sock.getsockname()[1], folder)
         body = {"public_key": made.public("one")}
         assert (await served.http.post("/api/v1/ssh-keys", json=body)).status_code == 201

@@ -47,6 +47,36 @@ async def test_variables_come_along(ssh: Ssh, vm: str) -> None:
     assert (await ssh.ssh(vm, "env", flags=["-o", "SetEnv=WHO=me"])).out.count(b"WHO=me\n") == 1
 
 
+USERS = "root:x:0:0::/root:/bin/sh\nappuser:x:1000:1000::/home/appuser:/bin/bash\n"
+
+
+@pytest.mark.parametrize(
+    ("users", "who", "home"),
+    [
+        (USERS, "appuser", "/home/appuser"),
+        (USERS.replace("/home/appuser", ""), "appuser", "/"),
+        (USERS.replace("1000:", "x:"), "root", ""),
+        (USERS.replace("appuser:", "app:"), "root", ""),
+        ("\xff\n:::\n", "root", ""),
+        (None, "root", ""),
+    ],
+)
+async def test_one_comes_in_as_the_user_that_the_guest_has(
+    ssh: Ssh, tmp_path: Path, users: str | None, who: str, home: str
+) -> None:
+    id = str((await ssh.served.make())["id"])
+    files = ssh.served.vm(id)._guest.files
+    if users is not None:
+        files["/etc/passwd"] = users.encode("latin-1")
+    assert (await ssh.ssh(id, "whoami")).out.decode().strip() == who
+    assert (f"HOME={home}\nUSER={who}\nLOGNAME={who}\n" in (await ssh.ssh(id, "env")).out.decode()) is (home != "")
+    files[f"{home.rstrip('/')}/here"] = b""
+    (tmp_path / "f").write_text("mine")
+    for flag in ("-O", "-s"):
+        ended = await ssh.run("scp", flag, "-q", str(tmp_path / "f"), f"{id}@127.0.0.1:{flag}", port="-P")
+        assert (ended.code, files[f"{home.rstrip('/')}/{flag}"]) == (0, b"mine"), ended
+
+
 @pytest.mark.parametrize("name", ["nonesuch", "", "a" * 300])
 async def test_who_is_nobody_there_is_told_nothing(ssh: Ssh, vm: str, name: str) -> None:
     theirs = await ssh.ssh(name or "x", "true")

@@ -121,6 +121,10 @@ class FakeProcess:
         self._say(1, self._guest.hostname + "\n")
         return 0
 
+    async def _do_whoami(self, words: list[str], ask: Exec) -> int:
+        self._say(1, (ask.user or "root") + "\n")
+        return 0
+
     async def _do_env(self, words: list[str], ask: Exec) -> int:
         self._say(1, "".join(f"{k}={v}\n" for k, v in {**self._guest.env, **ask.env}.items()))
         return 0
