@@ -20,8 +20,10 @@ LIMIT = 20.0
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     """The server; its sandboxes are of the tiny image."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "settings.toml").write_text('[variants.other]\nimage = "debian-12"\n')
     settings = {"instavm.image": "busybox", "instavm.ssh_host": "vms.test"}
-    async with serving(tmp_path_factory.mktemp("served") / "data", settings) as running:
+    async with serving(folder / "data", settings, folder / "settings.toml") as running:
         yield running
 
 

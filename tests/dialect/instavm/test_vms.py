@@ -218,7 +218,10 @@ async def test_snapshots_and_what_is_made_of_them(root: Caller) -> None:
     await root.refused(404, f"GET /v1/snapshots/{first}")
     await root.refused(404, f"DELETE /v1/snapshots/{first}")
     await root.refused(404, "POST /v1/vms", {"snapshot_id": first})
-    await root.wrong("image_variant", "POST /v1/vms", {"snapshot_id": second, "image_variant": "standard"})
+    for variant in ("none", "other"):
+        await root.wrong("image_variant", "POST /v1/vms", {"snapshot_id": second, "image_variant": variant})
+    agreed = await root.vm(snapshot_id=second, image_variant="standard")
+    assert (await root.ok(f"GET /v1/vms/{agreed['vm_id']}"))["image_variant"] == "standard"
     await root.vm(snapshot_id=unnamed["id"])
 
 

@@ -140,9 +140,10 @@ async def _origin(call: Call, body: VMCreateRequest, made: list[Volume]) -> Orig
     mounts = await _mounts(call, body, made)
     if body.snapshot_id is None:
         return Origin(mounts=mounts)
+    origin = await snapshots.origin(call, body.snapshot_id)
     if body.image_variant is not None:
-        raise Invalid("image_variant: a snapshot has an image already; name one of the two", field="image_variant")
-    return replace(await snapshots.origin(call, body.snapshot_id), mounts=mounts)
+        await snapshots.check_variant(call, origin, body.image_variant)
+    return replace(origin, mounts=mounts)
 
 
 async def _mounts(call: Call, body: VMCreateRequest, made: list[Volume]) -> tuple[Mount, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -72,6 +73,21 @@ async def origin(call: Call, key: str) -> Origin:
         return Origin((await find(call, key)).id, shown=key)
     except NotFound as fault:
         raise NotFound(fault.public, field="snapshot_id") from fault
+
+
+async def check_variant(call: Call, origin: Origin, variant: str) -> None:
+    """:raise Invalid: there is no such variant, or the snapshot is not of its image."""
+    name = call.settings.image(variant)
+    spec = (await call.core.snapshots.get(call.principal, origin.snapshot)).spec
+    if spec.image_name == name:
+        return
+    with contextlib.suppress(NotFound):
+        if (await call.core.images.get(call.principal, name)).id == spec.image:
+            return
+    raise Invalid(
+        f"image_variant: the snapshot is of {spec.image_name[:120] or 'no image'}, not of {variant[:60]!r}",
+        field="image_variant",
+    )
 
 
 async def all_described(call: Call, kind: str | None = None) -> list[dict[str, Any]]:
