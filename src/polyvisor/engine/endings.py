@@ -29,6 +29,11 @@ _LIMIT = 300.0  # seconds for a snapshot, or for memory to be saved
 _FOREVER = Seconds(0.0)
 
 
+def name_beside(name: str, id: InstanceId) -> str:
+    """What the last snapshot of that instance is called where the name that it was to have is another's."""
+    return f"{name[:50]}-{id[:12]}"
+
+
 class EndingsEngine:
     """A verb, and what the keeper asks for when lifetimes are over."""
 
@@ -66,8 +71,8 @@ class EndingsEngine:
         except NotFound:  # it was tried, and failed; or the instance is gone, which the next one says, too
             taken = await self._snapshots.create(owner, instance.id, name)
         except Exists:
-            name = f"{name[:50]}-{instance.id[:12]}"
-            taken = await self._snapshots.create(owner, instance.id, name, receipt=receipt)
+            other = name_beside(name, instance.id)
+            taken = await self._snapshots.create(owner, instance.id, other, receipt=receipt)
         await self._snapshots.settle(taken, Until.LAUNCHED, _LIMIT)
 
     async def expire(self) -> int:

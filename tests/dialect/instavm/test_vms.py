@@ -180,6 +180,16 @@ async def test_it_is_changed(root: Caller, served: Served) -> None:
     assert (kept["status"], kept["type"]) == ("ready", "user")
 
 
+async def test_two_that_end_in_snapshots_of_one_name(root: Caller) -> None:
+    name = fresh("last")
+    vms = [(await root.vm(snapshot_on_terminate=True, snapshot_name=name))["vm_id"] for _ in range(2)]
+    for vm in vms:
+        await root.ok(f"DELETE /v1/vms/{vm}")
+    kept = [one for one in await root.ok("GET /v1/snapshots") if one["name"] == name]
+    assert [one["vm_id"] for one in kept] == vms
+    assert await root.ok(f"GET /v1/snapshots/{kept[1]['id']}") == kept[1]
+
+
 async def test_the_end_of_a_lifetime(root: Caller) -> None:
     made = await root.vm()
     await root.ok(f"PATCH /v1/vms/{made['vm_id']}", {"vm_lifetime_seconds": 1})

@@ -10,6 +10,7 @@ from polyvisor.dialects.instavm import builds
 from polyvisor.dialects.instavm.door import Call
 from polyvisor.dialects.instavm.names import DIALECT
 from polyvisor.dialects.instavm.vms import Origin, Vm, stamp
+from polyvisor.engine.endings import name_beside
 from polyvisor.engine.instances import Until
 from polyvisor.model.faults import Exists, Invalid, NotFound, WrongState
 from polyvisor.model.foreign import Foreign
@@ -114,11 +115,17 @@ async def described_one(call: Call, key: str) -> dict[str, Any]:
     return _told(found, (await call.core.foreigners.remainders(DIALECT, [found.id])).get(found.id, "{}"))
 
 
+def _asked(snapshot: Snapshot) -> str:
+    """The name that was asked for its source's end, where only our own has something added to it."""
+    wished = snapshot.spec.ending.name
+    return wished if wished and snapshot.name == name_beside(wished, snapshot.source) else snapshot.name
+
+
 def _told(snapshot: Snapshot, remainder: str) -> dict[str, Any]:
     return {
         "id": shown(snapshot.id),
         "snapshot_id": shown(snapshot.id),
-        "name": json.loads(remainder or "{}").get("name") or snapshot.name,
+        "name": json.loads(remainder or "{}").get("name") or _asked(snapshot),
         "status": _WORDS[snapshot.state],
         "type": "user",
         "snapshot_type": "user",
