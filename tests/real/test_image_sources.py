@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from polyvisor.access.credentials import new_key
-from polyvisor.model.identity import Project
+from polyvisor.model.identity import Project, Quotas
 from polyvisor.model.ids import ProjectId, mint
 from polyvisor.server.wiring import utc_now
 from polyvisor.store import open_store
@@ -75,11 +75,11 @@ def output(server: Server, image: str, *words: str, flags: tuple[str, ...] = ())
         return said
 
 
-async def tenant(server: Server) -> httpx.AsyncClient:
+async def tenant(server: Server, quotas: Quotas | None = None) -> httpx.AsyncClient:
     """A client of somebody who is nobody's operator, in a project of his own."""
     store = await open_store(f"sqlite:///{server.data / 'polyvisor.db'}")
     try:
-        project = Project(ProjectId(mint()), fresh(), utc_now(), ProjectId(server.facts["project"]))
+        project = Project(ProjectId(mint()), fresh(), utc_now(), ProjectId(server.facts["project"]), quotas or Quotas())
         key, record = new_key("tenant", project.id, project.created)
         async with store.write() as unit:
             await unit.identities.add_project(project)

@@ -11,8 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -361,25 +360,6 @@ def test_what_is_listed_and_what_is_refused(server: Server, box: tuple[InstaVM, 
         assert caught.value.response is not None and caught.value.response.status_code == status
 
 
-async def test_a_terminal(box: tuple[InstaVM, str]) -> None:
-    sdk, vm = box
-    pty = await asyncio.to_thread(sdk.pty.create_for_vm, vm, 91, 31)
-    said = b""
-    async with connect(sdk.pty.ws_url_for_vm(vm, pty["session_id"]), proxy=None) as socket:
-        await socket.send(b"stty size; echo is$((40+2))\n")
-        async with asyncio.timeout(60):
-            while b"is42" not in said:
-                said += await socket.recv()  # type: ignore[operator]  # bytes until its end
-            assert b"31 91" in said
-            await socket.send(json.dumps({"type": "resize", "cols": 120, "rows": 40}))
-            await asyncio.sleep(0.5)
-            await socket.send(b"stty size; exit 7\n")
-            while isinstance(piece := await socket.recv(), bytes):
-                said += piece
-    assert b"40 120" in said
-    assert json.loads(piece) == {"type": "exit", "exit_code": 7}
-
-
 def test_a_lifetime_ends_in_a_snapshot_although_the_server_was_down(server: Server) -> None:
     sdk, name = client(server), f"last-{time.time_ns()}"
     vm = vm_of(sdk, **TINY)
@@ -485,24 +465,3 @@ def test_an_application_is_deployed(home: Home, server: Server) -> None:
     sdk.delete_ssh_key(key["id"])
     home.run(*ssh, where, "true", code=255)
     home.instavm("rm", done["vm_id"])
-
-
-def test_a_crowd_is_served_or_told_why_not(server: Server) -> None:
-    sdk = client(server)
-    url, headers = f"{server.facts['url']}/v1/vms", {"X-API-Key": server.facts["api_key"]}
-
-    def create(_: int) -> requests.Response:
-        return requests.post(url, params={"wait": "true"}, json=TINY, headers=headers, timeout=290)
-
-    answers = _at_once(create, 5)
-    for answer in answers:
-        assert answer.status_code in (200, 403, 429), answer.text
-        assert isinstance(answer.json(), dict)
-    made = [answer.json() for answer in answers if answer.status_code == 200]
-    assert made and {one["status"] for one in made} == {"active"}
-    _at_once(lambda n: sdk.vms.delete(made[n]["vm_id"]), len(made))
-
-
-def _at_once(work: Callable[[int], Any], times: int) -> list[Any]:
-    with ThreadPoolExecutor(times) as pool:
-        return list(pool.map(work, range(times)))
