@@ -36,6 +36,7 @@ from serving import Server
 
 pytestmark = [
     pytest.mark.bridge,
+    pytest.mark.timeout(900),  # a minute where the machine is idle, and some of them where it is not
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
 ]
 
@@ -135,7 +136,7 @@ async def test_a_policy_is_all_that_a_guest_reaches_and_changes_while_it_runs(pl
     async with place.server.client() as client:
         guests = Guests(client)
         vm, free = await asyncio.gather(guests.boot(egress=ONE_NAME, ports=ports, memory="128M"), guests.boot())
-        await sh(client, free.id, "mkdir -p /w; echo 'you are there' > /w/index.html; httpd -p 8000 -h /w")
+        await sh(client, free.id, "mkdir -p /w; echo 'you are there' > /w/index.html; httpd -p 8000 -h /w", timeout=60)
         neighbour = (str(free.address), 8000)
         assert reached(await place.tried(client, vm, neighbour)) == {"name", "address"}
         assert {"name", "other name", "other address", "resolves"} <= reached(await place.tried(client, free))
@@ -143,8 +144,8 @@ async def test_a_policy_is_all_that_a_guest_reaches_and_changes_while_it_runs(pl
 
         await allow(client, vm, **ONE_NAME, cidrs=[f"{OTHER}/32"])
         with ticking(place.ground.world, WORLD) as one, ticking(place.ground.world, OTHER) as two:
-            await sh(client, vm.id, HELD.format(where=WORLD_NAME, port=one, name="cut"))
-            await sh(client, vm.id, HELD.format(where=OTHER, port=two, name="kept"))
+            await sh(client, vm.id, HELD.format(where=WORLD_NAME, port=one, name="cut"), timeout=60)
+            await sh(client, vm.id, HELD.format(where=OTHER, port=two, name="kept"), timeout=60)
             await sh(client, vm.id, "until [ -s /tmp/cut ] && [ -s /tmp/kept ]; do sleep 0.1; done", timeout=30)
             await allow(client, vm, **NOTHING, cidrs=[f"{OTHER}/32"])
             await sh(client, vm.id, "until [ -e /tmp/cut.end ]; do sleep 0.1; done", timeout=30)
@@ -172,7 +173,8 @@ async def test_a_policy_is_all_that_a_guest_reaches_and_changes_while_it_runs(pl
 
 async def is_called(client: Client, place: Place, vm: Instance) -> None:
     """Whatever it may reach, it is reached."""
-    await sh(client, vm.id, "mkdir -p /w; echo hello > /w/index.html; pidof httpd || httpd -p 8000 -h /w")
+    serve = "mkdir -p /w; echo hello > /w/index.html; pidof httpd || httpd -p 8000 -h /w"
+    await sh(client, vm.id, serve, timeout=60)
     where = f"127.0.0.1:{vm.ports[0].host}" if place.mode == "user" else f"{vm.address}:8000"
     ask = ["curl", "-s", "-m", "5", "--retry", "5", "--retry-all-errors", f"http://{where}/"]
     assert await asyncio.to_thread(place.ground.host.run, *ask) == "hello\n"
