@@ -32,6 +32,7 @@ from serving import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("trusting")]
 TINY: dict[str, Any] = {"image_variant": "tiny", "memory_mb": 128, "vcpu_count": 1}
+INSTAVM = str(Path(sys.executable).with_name("instavm"))
 SPOKEN = (Path("/bin/bash"), Path("/usr/bin/nohup"))  # by `instavm deploy`
 MANIFEST = """
 schema_version: 1
@@ -413,8 +414,12 @@ class Home:
 
     def instavm(self, *words: str, code: int = 0, key: str = "") -> Any:
         """What the command line says."""
-        said = self.run(str(Path(sys.executable).with_name("instavm")), *words, code=code, key=key)
+        said = self.run(INSTAVM, *words, code=code, key=key)
         return json.loads(said) if "-j" in words and code == 0 else said
+
+    def deploy(self, project: Path) -> str:
+        """What is said while a project is deployed, by its setup too; in the end it is JSON."""
+        return self.run(INSTAVM, "deploy", str(project), "-y", "-j")
 
 
 @pytest.fixture

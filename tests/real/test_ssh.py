@@ -105,8 +105,8 @@ def ports(way: Way) -> None:
     assert code == 0 and out.startswith(b"HTTP/1.1 200") and out.endswith(b"hello\n"), out
 
 
-async def terminal(way: Way) -> None:
-    """One of another size, in which a shell is at home."""
+async def terminal_of(way: Way, line: bytes, answer: bytes) -> None:
+    """One of another size, in which a shell is at home that takes a line."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 40, 100, 0, 0))
     os.set_blocking(ours, False)
@@ -115,18 +115,18 @@ async def terminal(way: Way) -> None:
     )
     os.close(its)
     said = b""
-    os.write(ours, b"stty size; exit 5\n")
+    os.write(ours, line + b"stty size; exit 5\n")
     async with asyncio.timeout(60):
         while process.returncode is None:
             await asyncio.sleep(0.05)
             with contextlib.suppress(OSError):
                 said += os.read(ours, 65536)
     os.close(ours)
-    assert process.returncode == 5 and b"40 100" in said, said
+    assert process.returncode == 5 and b"40 100" in said and answer in said, said
 
 
 async def test_a_guest_is_entered_by_ssh(way: Way) -> None:
     commands(way)
-    await terminal(way)
+    await terminal_of(way, b"echo at $((40+2))\n", b"at 42")
     files(way)
     ports(way)
