@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -220,7 +221,12 @@ def sleeps_without(sdk: InstaVM, vm: str, server: Server, value: str) -> None:
     assert "API_KEY=API_KEY" in words and value not in words
     sdk.vms.suspend(vm)
     wait_for(sdk, vm, "suspended")
-    assert files_with(server.data / "memory", b"API_KEY")  # it is the guest's memory that is looked through
+    for _ in range(600):  # it is the guest's memory that is looked through, and that is on its way to the disk still
+        if files_with(server.data / "memory", b"API_KEY"):
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the memory is not on the disk")
     assert files_with(server.data, value.encode()) == [] and value.encode() not in server.log.read_bytes()
     sdk.vms.resume(vm)
 
