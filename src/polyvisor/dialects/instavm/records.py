@@ -66,8 +66,8 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A VM of an instance. `incarnation` counts its names; `env`: it was given variables; `ended` is when it was
-    seen to be gone."""
+    """A VM of an instance. `incarnation` counts its names; `env`: it was given variables; `staged`: further ones may be
+    in its memory; `ended` is when it was seen to be gone."""
 
     instance: str
     project: ProjectId
@@ -79,6 +79,7 @@ class Record:
     snapshot: str = ""
     variant: str | None = None
     env: bool = False
+    staged: bool = False
     incarnation: int = 1
     ended: datetime | None = None
     key: int = 0
@@ -105,15 +106,17 @@ def _session(row: Row) -> Session:
 
 def _record(row: Row) -> Record:
     data = json.loads(row.data)
+    data = {"staged": True} | data  # of an older version: nobody knows
     data |= {"created": datetime.fromisoformat(data["created"]), "project": row.project, "key": row.key}
     return Record(**data | {"ended": datetime.fromisoformat(data["ended"]) if data["ended"] else None})
 
 
 def unwritten(instance: Instance) -> Record:
-    """Of a VM that another API made."""
+    """Of a VM that another API made. It may be a copy of one of ours."""
     return Record(
-        instance.id, instance.project, names.session_of(instance.id), instance.created, dict(instance.spec.labels)
-    )
+        instance.id, instance.project, names.session_of(instance.id), instance.created, dict(instance.spec.labels),
+        staged=True,
+    )  # fmt: skip
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ async def adopted(call: Call, session: Session, asked: Asked, snapshot: str, *, 
     instance, wishes, before = asked.instance, session.wishes, await records.as_written(call, session)
     record = Record(
         instance.id, instance.project, session.id, instance.created, wishes.metadata, wishes.lifetime or 0,
-        wishes.resume, snapshot, wishes.variant, bool(wishes.env),
+        wishes.resume, snapshot, wishes.variant, bool(wishes.env), staged=bool(snapshot),  # it may hold memory
     )  # fmt: skip
     try:
         record = await records.write_record(call, record)
