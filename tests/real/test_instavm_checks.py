@@ -31,7 +31,7 @@ from serving import Server
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("trusting")]
 SMALL: dict[str, Any] = {"memory_mb": 128, "vcpu_count": 1}
 LONGEST = 4000
-CROWD, PLACES = 12, 4
+CROWD, PLACES = 100, 4
 
 
 @pytest.fixture(scope="module")
