@@ -86,7 +86,8 @@ def command(*argv: str, check: bool = True) -> str:
 def listening(space: Namespace | None, address: str, port: int = 0, *, udp: bool = False) -> Iterator[int]:
     """Somebody who answers with the peer's address, as HTTP over TCP and bare over UDP; the port. None: right here."""
     with space.inside() if space else contextlib.nullcontext():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((address, port))
     thread = threading.Thread(target=_echo if udp else _answer, args=[sock], daemon=True)
@@ -105,7 +106,7 @@ def listening(space: Namespace | None, address: str, port: int = 0, *, udp: bool
 def _answer(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while True:
-            peer, (address, _) = sock.accept()
+            peer, (address, *_) = sock.accept()
             with peer, contextlib.suppress(OSError):
                 peer.settimeout(5)
                 peer.recv(4096)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -276,3 +277,44 @@ async def test_it_is_told_by_the_instavm_sdk(place: Place, trusting: None) -> No
                 "resolves"
             }
         await client.instances.delete(guest.id, force=True)
+
+
+async def test_ipv6_leads_nowhere(place: Place) -> None:
+    """Guests have none, but whoever is root in one can give himself an address."""
+    world6, host6 = "2001:db8::2", "2001:db8::1"
+    host, world = place.ground.host, place.ground.world
+    for space, address in ((host, host6), (world, world6)):
+        space.run("ip", "addr", "add", f"{address}/64", "dev", "up0", "nodad")
+    host.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    with listening(world, "::", place.port + 1), listening(host, "::", place.port + 1):
+        ask = ["curl", "-s", "-m", "5", f"http://[{world6}]:{place.port + 1}/"]
+        assert "you are" in await asyncio.to_thread(host.run, *ask)  # the way is there for who has one
+        rows = json.loads(host.run("ip", "-6", "-j", "addr", "show", "scope", "link"))
+        near = [one["local"] for row in rows for one in row["addr_info"] if row["ifname"] != "up0"]
+        async with place.server.client() as client:
+            guests = Guests(client)
+            vm, free = await asyncio.gather(guests.boot(egress=ONE_NAME, memory="128M"), guests.boot(egress=Egress()))
+            local = "ip -6 addr show dev eth0 scope link | sed -n 's/.*inet6 \\([0-9a-f:]*\\).*/\\1/p'"
+            neighbour = await sh(client, free.id, f"httpd -p 8000 -h /; {local}", timeout=60)
+            own = "ip -6 addr add 2001:db8::5/64 dev eth0; ip -6 route add default via {} dev eth0; sleep 2; "
+            own = (
+                own.format(near[0] if near else host6)
+                + "ip -6 addr show dev eth0 | grep -q 2001:db8::5 && echo has-one\n"
+            )
+            places = [
+                (world6, place.port + 1),
+                (host6, place.port + 1),
+                *((f"{at}%eth0", place.port + 1) for at in near),
+            ]
+            places += [(f"{at}%eth0", 8000) for at in neighbour.split()]
+            asks = "".join(
+                f"(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 0.3) | timeout 4 nc -w 2 {where} {port} 2>/dev/null "
+                f"| grep -q HTTP && echo '{where}' &\n"
+                for where, port in places
+            )
+            for guest in (vm, free):
+                mine = places if guest is vm else places[:-1]
+                said = (await sh(client, guest.id, own + asks + "wait; true", timeout=60)).split()
+                assert said[0] == "has-one"
+                assert [where for where in said if where in dict(mine)] == []
+            await guests.discard()

@@ -18,7 +18,7 @@ from polyvisor.model.instance import RunRecord
 
 _KVM = Path("/dev/kvm")
 # A start is six thousand page faults, half of them of the heap, and where the host is a guest itself each takes ten
-# microseconds. In huge pages, in one heap for all threads and for what is up to 4 MiB, the heap's are a hundred.
+# microseconds. With huge pages, in one heap for all threads and for what is up to 4 MiB, it is two and a half thousand.
 _TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304:glibc.malloc.arena_max=1"
 
 
